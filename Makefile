@@ -1,0 +1,45 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv and install what they need, once.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PY     := $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help:
+	@echo "make demo   transcribe speech, train a small ViT, write demo_out/report.html"
+	@echo "make test   lint, types, floors and the whole test suite"
+	@echo "make lint   only the checks that run nothing"
+	@echo "make bench  benchmarks against the peers, written to benchmarks/results/"
+	@echo "make clean  remove .venv and what the commands left"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo,media,test,bench]'
+	@touch $@
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(PY) -m sensorium.demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+# one thread a worker: two workers with two threads each would fight for two cores
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+
+bench: $(STAMP)
+	$(PY) -m benchmarks.whisper
+	$(PY) -m benchmarks.vit
+
+clean:
+	rm -rf $(VENV) demo_out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

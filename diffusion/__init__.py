@@ -1,0 +1,1 @@
+"""Image generation: DiT, its diffusion and flow processes, samplers."""

@@ -1,0 +1,1 @@
+"""Models that join senses: CLIP, SigLIP, Perceiver, vision-language models."""
