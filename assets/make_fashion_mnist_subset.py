@@ -2,8 +2,8 @@
 
     python assets/make_fashion_mnist_subset.py FULL [--train 500] [--test 100] [--out assets/fashion_mnist_subset]
 
-FULL is a folder with the four IDX files of the whole set (`train-images-idx3-ubyte.gz`, ...). Of each class the first images in
-the order of the full set are kept, so the same input always gives the same bytes.
+FULL is a folder with the four IDX files of the whole set (`train-images-idx3-ubyte.gz`, ...). Of each class the first
+images in the order of the full set are kept, so the same input always gives the same bytes.
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""One file for each command of the front door; heavy imports happen inside the functions."""
