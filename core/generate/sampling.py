@@ -1,0 +1,79 @@
+"""What is done to logits before a token is chosen, and how it is chosen: small objects that compose.
+
+A **rule** forbids tokens; a **chooser** turns the logits that are left into one token a row. Both are plain callables, so a
+model family adds its own without touching this file (Whisper's timestamp rules are in ``audio/decode.py``).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Chooser", "ForcePrefix", "Rule", "Sample", "Suppress", "SuppressAtBegin", "most_likely"]
+
+Chooser = Callable[[Tensor], Tensor]  # logits (B, V) -> token ids (B,)
+
+
+class Rule(Protocol):
+    """Edits logits in place; ``-inf`` forbids a token."""
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        """Change `logits` (B, V), which predict the token after `tokens` (B, n): those generated so far, without the prompt."""
+        ...
+
+
+class Suppress:
+    """Never choose any of `tokens`."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.index = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        if self.index.device != logits.device:  # kept there: moving it at each step would stall a GPU
+            self.index = self.index.to(logits.device)
+        logits.index_fill_(-1, self.index, -torch.inf)
+
+
+class SuppressAtBegin(Suppress):
+    """Do not choose any of `tokens` as the first one."""
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        if tokens.shape[1] == 0:
+            super().__call__(logits, tokens)
+
+
+class ForcePrefix:
+    """Make every row begin with `tokens`; their log-probability is then 0."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.prefix = list(tokens)
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        if tokens.shape[1] < len(self.prefix):
+            forced = self.prefix[tokens.shape[1]]
+            kept = logits[:, forced].clone()
+            logits.fill_(-torch.inf)
+            logits[:, forced] = kept
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """The most likely token of each row: (B, V) -> (B,). The lowest id wins a tie."""
+    return logits.argmax(dim=-1)
+
+
+class Sample:
+    """Draw each row's token from ``softmax(logits / temperature)``.
+
+    `temperature` > 0; `generator` makes the draws repeatable and must live on the logits' device.
+    """
+
+    def __init__(self, temperature: float = 1.0, generator: torch.Generator | None = None) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}: use most_likely for 0")
+        self.temperature = temperature
+        self.generator = generator
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        probabilities = (logits / self.temperature).softmax(dim=-1)
+        return torch.multinomial(probabilities, num_samples=1, generator=self.generator)[:, 0]

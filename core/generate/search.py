@@ -1,0 +1,84 @@
+"""Generate tokens one after another with any model that can be called as a `Step`.
+
+The same loop serves speech recognition and language models: what differs between them is the `Step` (model, cache and
+whatever it attends to), the rules and the prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from core.generate.sampling import Chooser, Rule, most_likely
+
+__all__ = ["Hypothesis", "Step", "generate"]
+
+
+class Step(Protocol):
+    """A model together with its key/value cache, made anew for each call of `generate`."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits (B, L, V) for what follows each of `tokens` (B, L), which come after all tokens of earlier calls.
+
+        The logits are the caller's to change.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One row's result."""
+
+    tokens: list[int]  # without the prompt and without the stop token
+    logprobs: list[float]  # of each token under the rules; one more for the stop token if it was reached
+    finished: bool  # the stop token was reached before the limit
+
+    @property
+    def logprob(self) -> float:
+        """The natural logarithm of the whole sequence's probability, with the stop token's if it was reached."""
+        return sum(self.logprobs)
+
+
+@torch.inference_mode()
+def generate(
+    step: Step,
+    prompt: Tensor,
+    *,
+    stop: int,
+    limit: int,
+    rules: Sequence[Rule] = (),
+    choose: Chooser = most_likely,
+) -> list[Hypothesis]:
+    """Extend each row of `prompt` (B, L) until it chooses the token `stop`, by `limit` tokens at most.
+
+    Greedy by default; pass ``choose=Sample(temperature)`` to draw instead. `rules` are applied in order, to float32 logits.
+    Rows that finish early wait, fed with `stop`, and change nothing for the others.
+    """
+    if prompt.ndim != 2 or prompt.shape[1] == 0:
+        raise ValueError(f"prompt must be (B, L) with L >= 1, not {tuple(prompt.shape)}")
+    tokens = prompt[:, :0]
+    logprobs: list[Tensor] = []
+    done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
+    fed = prompt
+    for _ in range(limit):
+        logits = step(fed)[:, -1].float()  # (B, L, V) -> (B, V)
+        for rule in rules:
+            rule(logits, tokens)
+        chosen = choose(logits).masked_fill(done, stop)
+        fed = chosen[:, None]
+        logprobs.append(logits.gather(1, fed)[:, 0] - logits.logsumexp(dim=-1))
+        tokens = torch.cat([tokens, fed], dim=1)
+        done = done | (chosen == stop)
+        if done.all():
+            break
+    scores = torch.stack(logprobs, dim=1) if logprobs else torch.zeros(tokens.shape)
+    return [_hypothesis(row, score, stop) for row, score in zip(tokens.tolist(), scores.tolist(), strict=True)]
+
+
+def _hypothesis(tokens: list[int], logprobs: list[float], stop: int) -> Hypothesis:
+    if stop not in tokens:
+        return Hypothesis(tokens, logprobs, finished=False)
+    end = tokens.index(stop)
+    return Hypothesis(tokens[:end], logprobs[: end + 1], finished=True)
