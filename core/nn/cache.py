@@ -1,0 +1,227 @@
+"""Key/value caches: what attention has computed before and need not compute again.
+
+A :class:`Slot` belongs to one attention. It is given the new keys and values and returns all that the queries may look
+at. A :class:`Cache` is the tree of the slots of a stack; it travels in ``Ctx.cache``. Slots are for inference: they
+keep no gradients.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .context import Tokens
+
+__all__ = ["Cache", "Growing", "Make", "Once", "Ring", "Slot", "Static"]
+
+Make = Callable[[], tuple[Tensor, Tensor, Tokens]]
+
+
+class Slot:
+    """The memory of one attention. Keys and values have shape (B, groups, S, d)."""
+
+    length: int | Tensor = 0
+    """How many tokens it has been given so far."""
+
+    def place(self, tokens: Tokens, count: int, device: torch.device) -> Tokens:
+        """Return the tokens of the next ``count`` queries as the mask needs them beside this slot's keys."""
+        return tokens
+
+    def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
+        """Add what ``make()`` returns and return the keys, values and tokens that may be attended to."""
+        raise NotImplementedError
+
+    def reorder(self, rows: Tensor) -> None:
+        """Continue with the given rows of the batch (beam search): ``rows`` (new B,) integers."""
+        raise NotImplementedError
+
+
+class Growing(Slot):
+    """Keeps everything, in buffers that double when they are full, so that a step copies only its own tokens."""
+
+    def __init__(self, room: int = 64) -> None:
+        self.length: int = 0
+        self._room = room
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+        self._tokens = Tokens()
+
+    def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
+        """Append, and return all."""
+        k, v, tokens = make()
+        start, self.length = self.length, self.length + k.shape[2]
+        self._k = self._append(self._k, k, start)
+        self._v = self._append(self._v, v, start)
+        self._tokens = _joined(self._tokens, tokens, first=start == 0)
+        return self._k[:, :, : self.length], self._v[:, :, : self.length], self._tokens
+
+    def reorder(self, rows: Tensor) -> None:
+        """Pick rows."""
+        if self._k is not None and self._v is not None:
+            self._k, self._v = self._k[rows], self._v[rows]
+            self._tokens = _picked(self._tokens, rows)
+
+    def _append(self, buffer: Tensor | None, new: Tensor, start: int) -> Tensor:
+        end = start + new.shape[2]
+        if buffer is None or buffer.shape[2] < end:
+            room = max(self._room, end if buffer is None else 2 * buffer.shape[2], end)
+            larger = new.new_empty(*new.shape[:2], room, new.shape[3])
+            if buffer is not None:
+                larger[:, :, :start] = buffer[:, :, :start]
+            buffer = larger
+        buffer[:, :, start:end] = new.detach()
+        return buffer
+
+
+class Static(Slot):
+    """Keeps up to ``size`` tokens in buffers whose shapes never change: for ``torch.compile`` and CUDA graphs."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.length: int | Tensor = 0
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+        self._index: Tensor | None = None
+
+    def allocate(self, rows: int, groups: int, key_dim: int, value_dim: int, like: Tensor) -> None:
+        """Make the buffers, with the dtype and device of ``like``; done by the first read otherwise."""
+        self._k = like.new_zeros(rows, groups, self.size, key_dim)
+        self._v = like.new_zeros(rows, groups, self.size, value_dim)
+        self._index = torch.full((rows, self.size), -1, device=like.device)
+        self.length = torch.zeros((), dtype=torch.long, device=like.device)
+
+    def place(self, tokens: Tokens, count: int, device: torch.device) -> Tokens:
+        """Number the new tokens on from those before, where they have no order of their own."""
+        if tokens.index is not None:
+            return tokens
+        return tokens._replace(index=(torch.arange(count, device=device) + self.length)[None])
+
+    def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
+        """Write in place, and return the whole buffers; what was never written has index -1.
+
+        Writing past ``size`` is the caller's mistake and raises an IndexError (on CUDA, a device assertion).
+        """
+        k, v, tokens = make()
+        if self._k is None:
+            self.allocate(*k.shape[:2], k.shape[3], v.shape[3], k)
+        assert self._k is not None and self._v is not None and self._index is not None and tokens.index is not None
+        at = torch.arange(k.shape[2], device=k.device) + self.length
+        self._k.index_copy_(2, at, k.detach())
+        self._v.index_copy_(2, at, v.detach())
+        self._index.index_copy_(1, at, tokens.index.expand(k.shape[0], -1))
+        self.length = self.length + k.shape[2]
+        return self._k, self._v, Tokens(index=self._index, coords=self._index)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Pick rows."""
+        if self._k is not None and self._v is not None and self._index is not None:
+            self._k, self._v, self._index = self._k[rows], self._v[rows], self._index[rows]
+
+
+class Ring(Slot):
+    """Keeps the first ``sinks`` and the last ``window`` tokens: endless decoding in bounded memory.
+
+    Exact for attention under ``Causal() & Window(window, sinks)``. Keys keep the positions that they had.
+    """
+
+    def __init__(self, window: int, sinks: int = 0) -> None:
+        self.window = window
+        self.sinks = sinks
+        self.length: int = 0
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+        self._tokens = Tokens()
+
+    def place(self, tokens: Tokens, count: int, device: torch.device) -> Tokens:
+        """Number the new tokens on from those before, where they have no order of their own."""
+        if tokens.index is not None:
+            return tokens
+        return tokens._replace(index=torch.arange(self.length, self.length + count, device=device)[None])
+
+    def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
+        """Return what was kept together with all that is new (early queries need what late ones push out), then forget."""
+        k, v, tokens = make()
+        if self._k is not None and self._v is not None:
+            k, v = torch.cat([self._k, k], 2), torch.cat([self._v, v], 2)
+            tokens = _joined(self._tokens, tokens, first=False)
+        self.length += k.shape[2] - (0 if self._k is None else self._k.shape[2])
+        self._k, self._v = self._forget(k.detach(), 2), self._forget(v.detach(), 2)
+        self._tokens = Tokens(*(None if t is None else self._forget(t, 1) for t in tokens[:3]))
+        return k, v, tokens
+
+    def reorder(self, rows: Tensor) -> None:
+        """Pick rows."""
+        if self._k is not None and self._v is not None:
+            self._k, self._v, self._tokens = self._k[rows], self._v[rows], _picked(self._tokens, rows)
+
+    def _forget(self, x: Tensor, dim: int) -> Tensor:
+        size = x.shape[dim]
+        if size <= self.window + self.sinks:
+            return x
+        return torch.cat([x.narrow(dim, 0, self.sinks), x.narrow(dim, size - self.window, self.window)], dim)
+
+
+class Once(Slot):
+    """Cross-attention: keys and values of the memory, computed by the first call only."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Tensor, Tensor, Tokens] | None = None
+
+    def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
+        """Return what the first call made."""
+        if self._held is None:
+            k, v, tokens = make()
+            # contiguous: every later step reads all of it (-15 to -26 % time per token)
+            self._held = k.detach().contiguous(), v.detach().contiguous(), tokens
+        return self._held
+
+    def reorder(self, rows: Tensor) -> None:
+        """Pick rows."""
+        if self._held is not None:
+            k, v, tokens = self._held
+            self._held = k[rows], v[rows], _picked(tokens, rows)
+
+
+class Cache(dict[Any, dict[str, Slot]]):
+    """The slots of a stack, ``{block: {branch: Slot}}``; made by ``Stack.cache()``."""
+
+    def slots(self) -> Iterator[Slot]:
+        """Yield every slot."""
+        for branches in self.values():
+            yield from branches.values()
+
+    @property
+    def length(self) -> int | Tensor:
+        """How many tokens the self-attention has been given so far."""
+        return next((slot.length for slot in self.slots() if not isinstance(slot, Once)), 0)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Continue every slot with the given rows of the batch (new B,)."""
+        for slot in self.slots():
+            slot.reorder(rows)
+
+
+def _joined(before: Tokens, new: Tokens, *, first: bool) -> Tokens:
+    """Join the facts about old and new keys.
+
+    Raises:
+        ValueError: if a fact is known for some of the tokens only.
+    """
+    if first:
+        return Tokens(*new[:3])
+    fields: list[Tensor | None] = []
+    for name, a, b in zip(Tokens._fields[:3], before[:3], new[:3], strict=True):
+        if (a is None) != (b is None):
+            raise ValueError(f"tokens.{name} must be given on every call with the same cache, or on none")
+        if a is None or b is None:
+            fields.append(None)
+            continue
+        rows = max(a.shape[0], b.shape[0])
+        fields.append(torch.cat([a.expand(rows, *a.shape[1:]), b.expand(rows, *b.shape[1:])], 1))
+    return Tokens(*fields)
+
+
+def _picked(tokens: Tokens, rows: Tensor) -> Tokens:
+    """Pick rows of every fact that differs between rows."""
+    return Tokens(*(t if t is None or t.shape[0] == 1 else t[rows] for t in tokens[:3]))

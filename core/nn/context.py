@@ -1,0 +1,82 @@
+"""What travels beside the activations: facts about tokens, and the data of one call.
+
+Everything here is a NamedTuple, so that activation checkpointing, FSDP2, ``torch.compile`` and ``torch.export``
+see the tensors inside. The fields are a closed list: a new operator is an injected module, not a new field.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Ctx", "Memory", "Out", "Tokens"]
+
+
+class Tokens(NamedTuple):
+    """Integer facts about the tokens of a batch, each of shape (B or 1, L).
+
+    Attributes:
+        index: order of the tokens, for masks. ``-1`` = padding, seen by nobody. None = 0..L-1, where the queries
+            are the last L of the S keys. Tokens that share an index see each other under a causal rule.
+        segment: which packed sequence (or window region) a token belongs to; segments never see each other.
+        coords: where a token stands, for position modules: (B or 1, L) or (B or 1, L, axes), -1 = nowhere.
+            None = ``index``. Integers on purpose: FSDP2 policies cast every floating-point input.
+        lengths: lengths of the packed segments as numbers of the host, so that kernels need not read the device.
+            They say that the batch is one row whose segments are each numbered 0..n-1 (see :func:`core.nn.packing.pack`).
+    """
+
+    index: Tensor | None = None
+    segment: Tensor | None = None
+    coords: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
+
+
+class Memory(NamedTuple):
+    """Where cross-attention takes its keys and values from: activations (B, S, D) and their tokens."""
+
+    x: Tensor
+    tokens: Tokens = Tokens()
+
+
+class Ctx(NamedTuple):
+    """The data of one call.
+
+    Attributes:
+        tokens: :class:`Tokens` of the activations, or a tuple with one for each stream.
+        memory: :class:`Memory` for cross-attention. A filled cache slot makes it unnecessary.
+        cond: (B, D) conditioning (time step, class, text) for modulated branches.
+        mask: a :class:`core.nn.mask.Mask` that self-attention applies on top of its own rule.
+        bias: additive attention bias (B or 1, heads or 1, L, S) shared by all blocks.
+        cache: ``{block: {branch: Slot}}``.
+        want: what to capture, ``{block: {"hidden": True, branch: [head, ...] or True}}``.
+        notes: the dict into which the running branch may write (auxiliary losses, captured weights).
+    """
+
+    tokens: Any = Tokens()
+    memory: Any = None
+    cond: Any = None
+    mask: Any = None
+    bias: Any = None
+    cache: Any = None
+    want: Any = None
+    notes: Any = None
+
+    def at(self, name: Any) -> "Ctx":
+        """Return the context as the child ``name`` should see it: its slots, its wishes, its own notes."""
+        notes = self.notes
+        return self._replace(
+            cache=_child(self.cache, name),
+            want=_child(self.want, name),
+            notes=None if notes is None else notes.setdefault(name, {}),
+        )
+
+
+class Out(NamedTuple):
+    """What a block returns: activations, and notes by the name of who wrote them (a block's branches, a stack's blocks)."""
+
+    x: Any
+    notes: dict[Any, Any]
+
+
+def _child(tree: Any, name: Any) -> Any:
+    return tree.get(name) if isinstance(tree, Mapping) else None

@@ -1,0 +1,79 @@
+"""Several streams in one attention, each with weights of its own (MMDiT, arXiv:2403.03206)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from . import kernels
+from .attention import Attention, coordinates
+from .context import Ctx, Tokens
+from .mask import Sight
+from .norm import Modulation
+
+__all__ = ["Joint", "Streams"]
+
+
+class Joint(nn.Module):
+    """Attention over the joined tokens of all streams.
+
+    Args:
+        parts: one :class:`Attention` per stream, whose projections and norms are used.
+        kernel: how to compute it.
+    """
+
+    def __init__(self, parts: Iterable[Attention], kernel: kernels.Kernel = kernels.attend) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.kernel = kernel
+
+    def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
+        """Map a tuple of (B, L_i, D_i) to the same. ``ctx.tokens`` is one Tokens for each stream, or unset."""
+        each = (Tokens(),) * len(x) if isinstance(ctx.tokens, Tokens) else ctx.tokens
+        heads: list[tuple[Tensor, ...]] = []
+        for part, stream, tokens in zip(self.parts, x, each, strict=True):
+            coords = coordinates(tokens, stream)
+            heads.append((part.q(stream, coords), part.k(stream, coords), part.v(stream)))
+        q, k, v = (torch.cat(kind, 2) for kind in zip(*heads, strict=True))
+        tokens = _joined(each, x)
+        y = self.kernel(q, k, v, Sight(queries=tokens, keys=tokens), ctx.bias, None).transpose(1, 2).flatten(2)
+        parts = y.split([stream.shape[1] for stream in x], 1)
+        return tuple(part.out(p) for part, p in zip(self.parts, parts, strict=True))
+
+
+class Streams(nn.Module):
+    """x + gate * fn(modulation(x)) for several streams that meet in ``fn``.
+
+    Args:
+        modulations: one for each stream.
+        fn: maps (tuple of streams, ctx) to the same: :class:`Joint`.
+    """
+
+    def __init__(self, modulations: Iterable[Modulation], fn: nn.Module) -> None:
+        super().__init__()
+        self.modulations = nn.ModuleList(modulations)
+        self.fn = fn
+
+    def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
+        """Map a tuple of (B, L_i, D_i) to the same."""
+        made = [m(stream, ctx.cond) for m, stream in zip(self.modulations, x, strict=True)]
+        y = self.fn(tuple(stream for stream, _ in made), ctx)
+        return tuple(s + gate * part for s, (_, gate), part in zip(x, made, y, strict=True))
+
+
+def _joined(each: tuple[Tokens, ...], x: tuple[Tensor, ...]) -> Tokens:
+    """Padding and segments of all streams, side by side; the streams have no order among each other."""
+    fields: dict[str, Tensor | None] = {}
+    for name, empty in (("index", 0), ("segment", 0)):
+        given = [getattr(tokens, name) for tokens in each]
+        if all(g is None for g in given):
+            continue
+        rows = max(1 if g is None else g.shape[0] for g in given)
+        fields[name] = torch.cat(
+            [
+                torch.full((rows, s.shape[1]), empty, device=s.device) if g is None else g.expand(rows, -1)
+                for g, s in zip(given, x, strict=True)
+            ],
+            1,
+        )
+    return Tokens(**fields)
