@@ -105,9 +105,7 @@ class TextDecoder(nn.Module):
         self.blocks = Stack(
             Block(
                 attn=Residual(LayerNorm(dim), attention(dim, heads, bias="qvo", mask=Causal())),
-                cross=Residual(
-                    LayerNorm(dim), cross_attention(dim, heads, memory_dim=config.audio_dim, bias="qvo")
-                ),
+                cross=Residual(LayerNorm(dim), cross_attention(dim, heads, memory_dim=config.audio_dim, bias="qvo")),
                 mlp=Residual(LayerNorm(dim), Mlp(dim)),
             )
             for _ in range(config.text_layers)

@@ -90,8 +90,7 @@ class Each(nn.Module):
     def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
         """Map a tuple of (B, L_i, D_i) to the same."""
         return tuple(
-            s if isinstance(branch, nn.Identity) else branch(s, ctx)
-            for branch, s in zip(self.branches, x, strict=True)
+            s if isinstance(branch, nn.Identity) else branch(s, ctx) for branch, s in zip(self.branches, x, strict=True)
         )
 
 

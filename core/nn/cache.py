@@ -104,12 +104,13 @@ class Static(Slot):
         """
         k, v, tokens = make()
         if self._k is None:
-            self.allocate(*k.shape[:2], k.shape[3], v.shape[3], k)
-        assert self._k is not None and self._v is not None and self._index is not None and tokens.index is not None
+            self.allocate(k.shape[0], k.shape[1], k.shape[3], v.shape[3], k)
+        index = tokens.index
+        assert self._k is not None and self._v is not None and self._index is not None and index is not None  # noqa: PT018
         at = torch.arange(k.shape[2], device=k.device) + self.length
         self._k.index_copy_(2, at, k.detach())
         self._v.index_copy_(2, at, v.detach())
-        self._index.index_copy_(1, at, tokens.index.expand(k.shape[0], -1))
+        self._index.index_copy_(1, at, index.expand(k.shape[0], -1))
         self.length = self.length + k.shape[2]
         return self._k, self._v, Tokens(index=self._index, coords=self._index)
 
@@ -140,14 +141,14 @@ class Ring(Slot):
         return tokens._replace(index=torch.arange(self.length, self.length + count, device=device)[None])
 
     def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
-        """Return what was kept together with all that is new (early queries need what late ones push out), then forget."""
+        """Return what was kept and all that is new (early queries need what late ones push out), then forget."""
         k, v, tokens = make()
         if self._k is not None and self._v is not None:
             k, v = torch.cat([self._k, k], 2), torch.cat([self._v, v], 2)
             tokens = _joined(self._tokens, tokens, first=False)
         self.length += k.shape[2] - (0 if self._k is None else self._k.shape[2])
         self._k, self._v = self._forget(k.detach(), 2), self._forget(v.detach(), 2)
-        self._tokens = Tokens(*(None if t is None else self._forget(t, 1) for t in tokens[:3]))
+        self._tokens = tokens.map(lambda fact: self._forget(fact, 1))
         return k, v, tokens
 
     def reorder(self, rows: Tensor) -> None:
@@ -208,20 +209,24 @@ def _joined(before: Tokens, new: Tokens, *, first: bool) -> Tokens:
     Raises:
         ValueError: if a fact is known for some of the tokens only.
     """
-    if first:
-        return Tokens(*new[:3])
-    fields: list[Tensor | None] = []
-    for name, a, b in zip(Tokens._fields[:3], before[:3], new[:3], strict=True):
+
+    def join(name: str, a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        if first:
+            return b
         if (a is None) != (b is None):
             raise ValueError(f"tokens.{name} must be given on every call with the same cache, or on none")
         if a is None or b is None:
-            fields.append(None)
-            continue
+            return None
         rows = max(a.shape[0], b.shape[0])
-        fields.append(torch.cat([a.expand(rows, *a.shape[1:]), b.expand(rows, *b.shape[1:])], 1))
-    return Tokens(*fields)
+        return torch.cat([a.expand(rows, *a.shape[1:]), b.expand(rows, *b.shape[1:])], 1)
+
+    return Tokens(
+        join("index", before.index, new.index),
+        join("segment", before.segment, new.segment),
+        join("coords", before.coords, new.coords),
+    )
 
 
 def _picked(tokens: Tokens, rows: Tensor) -> Tokens:
     """Pick rows of every fact that differs between rows."""
-    return Tokens(*(t if t is None or t.shape[0] == 1 else t[rows] for t in tokens[:3]))
+    return tokens.map(lambda fact: fact if fact.shape[0] == 1 else fact[rows])

@@ -4,7 +4,7 @@ Everything here is a NamedTuple, so that activation checkpointing, FSDP2, ``torc
 see the tensors inside. The fields are a closed list: a new operator is an injected module, not a new field.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -22,13 +22,18 @@ class Tokens(NamedTuple):
         coords: where a token stands, for position modules: (B or 1, L) or (B or 1, L, axes), -1 = nowhere.
             None = ``index``. Integers on purpose: FSDP2 policies cast every floating-point input.
         lengths: lengths of the packed segments as numbers of the host, so that kernels need not read the device.
-            They say that the batch is one row whose segments are each numbered 0..n-1 (see :func:`core.nn.packing.pack`).
+            They say that the batch is one row whose segments are each numbered 0..n-1 (:func:`core.nn.packing.pack`).
     """
 
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     segment: Tensor | None = None
     coords: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Tokens":
+        """Return the tokens with ``fn`` applied to every fact that is given; lengths are dropped."""
+        index, segment, coords = (None if fact is None else fn(fact) for fact in self[:3])
+        return Tokens(index, segment, coords)
 
 
 class Memory(NamedTuple):
@@ -72,7 +77,7 @@ class Ctx(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What a block returns: activations, and notes by the name of who wrote them (a block's branches, a stack's blocks)."""
+    """What a block returns: activations, and notes by the name of who wrote them: a block's branch, a stack's block."""
 
     x: Any
     notes: dict[Any, Any]

@@ -17,9 +17,7 @@ class Mlp(nn.Module):
         bias: whether the layers have a bias.
     """
 
-    def __init__(
-        self, dim: int, hidden: int | None = None, *, act: nn.Module | None = None, bias: bool = True
-    ) -> None:
+    def __init__(self, dim: int, hidden: int | None = None, *, act: nn.Module | None = None, bias: bool = True) -> None:
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
         self.fc1 = nn.Linear(dim, hidden, bias=bias)

@@ -24,7 +24,7 @@ class Joint(nn.Module):
 
     def __init__(self, parts: Iterable[Attention], kernel: kernels.Kernel = kernels.attend) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts: Iterable[Attention] = nn.ModuleList(parts)  # type: ignore[assignment]
         self.kernel = kernel
 
     def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
@@ -63,17 +63,15 @@ class Streams(nn.Module):
 
 def _joined(each: tuple[Tokens, ...], x: tuple[Tensor, ...]) -> Tokens:
     """Padding and segments of all streams, side by side; the streams have no order among each other."""
-    fields: dict[str, Tensor | None] = {}
-    for name, empty in (("index", 0), ("segment", 0)):
-        given = [getattr(tokens, name) for tokens in each]
-        if all(g is None for g in given):
-            continue
-        rows = max(1 if g is None else g.shape[0] for g in given)
-        fields[name] = torch.cat(
-            [
-                torch.full((rows, s.shape[1]), empty, device=s.device) if g is None else g.expand(rows, -1)
-                for g, s in zip(given, x, strict=True)
-            ],
-            1,
-        )
-    return Tokens(**fields)
+
+    def side_by_side(given: list[Tensor | None]) -> Tensor | None:
+        if all(fact is None for fact in given):
+            return None
+        rows = max(1 if fact is None else fact.shape[0] for fact in given)
+        whole = [
+            torch.zeros(rows, s.shape[1], dtype=torch.long, device=s.device) if fact is None else fact.expand(rows, -1)
+            for fact, s in zip(given, x, strict=True)
+        ]
+        return torch.cat(whole, 1)
+
+    return Tokens(side_by_side([t.index for t in each]), side_by_side([t.segment for t in each]))

@@ -40,12 +40,16 @@ def weights(q: Tensor, k: Tensor, sight: Sight, bias: Tensor | None = None, scal
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
 
 
-def eager(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def eager(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """The reference: softmax(q k^T scale + bias) v, as in Vaswani et al. 2017, equation 1."""
     return weights(q, k, sight, bias, scale).to(v.dtype) @ _grouped(v, q.shape[1])
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """PyTorch's fused attention, which picks flash, memory-efficient, cuDNN or plain kernels itself."""
     length, size = q.shape[2], k.shape[2]
     causal = bias is None and sight.triangle(length, size)
@@ -58,7 +62,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = No
     )
 
 
-def split(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def split(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """Packed rows, one SDPA call for each run of equally long segments: exact, and no work between segments.
 
     Raises:
@@ -73,16 +79,18 @@ def split(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = N
     for (n_q, n_k), run in groupby(zip(asked, given, strict=True)):
         n = len(list(run))
         # (1, h, n*L, d) -> (n, h, L, d)
-        rows = [
+        some_q, some_k, some_v = (
             t[0, :, start : start + n * length].unflatten(1, (n, length)).transpose(0, 1)
             for t, start, length in ((q, q0, n_q), (k, k0, n_k), (v, k0, n_k))
-        ]
-        parts.append(sdpa(*rows, inner, None, scale).transpose(0, 1).flatten(1, 2))
+        )
+        parts.append(sdpa(some_q, some_k, some_v, inner, None, scale).transpose(0, 1).flatten(1, 2))
         q0, k0 = q0 + n * n_q, k0 + n * n_k
     return torch.cat(parts, 1)[None]
 
 
-def varlen(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def varlen(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """Packed rows through PyTorch's variable-length flash attention (CUDA, half precision).
 
     Raises:
@@ -94,12 +102,19 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = 
     if window is None or not packable(q, sight, bias):
         raise ValueError("varlen needs one packed row, a full, causal or causal-window rule, and no bias")
     asked, given = sight.queries.lengths or (), sight.keys.lengths or ()
-    flat = [t[0].transpose(0, 1) for t in (q, k, v)]  # (1, h, N, d) -> (N, h, d)
-    ends_q, ends_k = _cumulative(asked, q.device), _cumulative(given, q.device)
+    q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # (1, h, N, d) -> (N, h, d)
     out = varlen_attn(
-        *flat, ends_q, ends_k, max(asked), max(given),
-        scale=scale, window_size=window, enable_gqa=k.shape[1] != q.shape[1],
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        cu_seq_q=_cumulative(asked, q.device),
+        cu_seq_k=_cumulative(given, q.device),
+        max_q=max(asked),
+        max_k=max(given),
+        scale=scale,
+        window_size=window,
+        enable_gqa=k.shape[1] != q.shape[1],
+    )
     assert isinstance(out, Tensor)
     return out.transpose(0, 1)[None]
 
@@ -128,8 +143,10 @@ def xformers(
     return ops.memory_efficient_attention(q, k, v, attn_bias=mask, scale=scale).transpose(1, 2)
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
-    """FlexAttention: the rule itself becomes the block mask, so that masked blocks cost nothing. No backward on CPU."""
+def flex(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """FlexAttention: the rule itself makes the block mask, so that masked blocks cost nothing. No backward on CPU."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     rows, heads, length = q.shape[:3]
@@ -145,9 +162,8 @@ def flex(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = No
         block = create_block_mask(_flex_rule(sight, length, size), rows, heads, length, size, device=q.device)
     score_mod = None if bias is None else score
     gqa = k.shape[1] != heads
-    out = _flex_compiled(q.device)(q, k, v, score_mod, block, scale, gqa) if q.is_cuda else flex_attention(
-        q, k, v, score_mod=score_mod, block_mask=block, scale=scale, enable_gqa=gqa
-    )  # fmt: skip
+    run: Callable[..., Any] = _compiled_flex() if q.is_cuda else flex_attention
+    out = run(q, k, v, score_mod=score_mod, block_mask=block, scale=scale, enable_gqa=gqa)
     assert isinstance(out, Tensor)
     return out
 
@@ -163,7 +179,9 @@ KERNELS: dict[str, Kernel] = {
 _forced: Kernel | None = None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """Attend with the kernel that fits: packed kernels for packed rows, SDPA for everything else."""
     kernel = _forced
     if kernel is None:
@@ -233,7 +251,7 @@ def _flex_rule(sight: Sight, length: int, size: int) -> Callable[[Tensor, Tensor
 
     def rule(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         given = view(sight.keys, b, h, j, 0)
-        kept = sight.rule.keep(view(sight.queries, b, h, i, size - length), given) & (given.index >= 0)
+        kept = sight.rule.keep(view(sight.queries, b, h, i, size - length), given) & (given.order >= 0)
         mine, theirs = pick(sight.queries.segment, b, i), pick(sight.keys.segment, b, j)
         return kept if mine is None or theirs is None else kept & (mine == theirs)
 
@@ -241,14 +259,11 @@ def _flex_rule(sight: Sight, length: int, size: int) -> Callable[[Tensor, Tensor
 
 
 @functools.cache
-def _flex_compiled(device: torch.device) -> Callable[..., Tensor]:
+def _compiled_flex() -> Callable[..., Any]:
     """FlexAttention is only fused, and only worth having, when compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    def call(q: Tensor, k: Tensor, v: Tensor, score: Any, block: Any, scale: float | None, gqa: bool) -> Any:
-        return flex_attention(q, k, v, score_mod=score, block_mask=block, scale=scale, enable_gqa=gqa)
-
-    return torch.compile(call, dynamic=True)
+    return torch.compile(flex_attention, dynamic=True)
 
 
 @functools.cache

@@ -23,13 +23,13 @@ class View(NamedTuple):
         row: number of the row in the batch.
         head: number of the head.
         slot: number of the token in the tensor.
-        index: order of the token (:class:`Tokens`).
+        order: the token's ``index`` (:class:`Tokens`).
     """
 
     row: Tensor
     head: Tensor
     slot: Tensor
-    index: Tensor
+    order: Tensor
 
 
 class Mask:
@@ -59,7 +59,7 @@ class Full(Mask):
 
     def keep(self, q: View, k: View) -> Tensor:
         """Keep all pairs."""
-        return torch.ones_like(k.index, dtype=torch.bool)
+        return torch.ones_like(k.order, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Causal(Mask):
 
     def keep(self, q: View, k: View) -> Tensor:
         """Keep pairs whose key is not later than the query."""
-        return k.index <= q.index
+        return k.order <= q.order
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Window(Mask):
 
     def keep(self, q: View, k: View) -> Tensor:
         """Keep near pairs and sinks."""
-        near = (q.index - k.index).abs() < self.size
-        return near | (k.index < self.sinks) if self.sinks else near
+        near = (q.order - k.order).abs() < self.size
+        return near | (k.order < self.sinks) if self.sinks else near
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Prefix(Mask):
 
     def keep(self, q: View, k: View) -> Tensor:
         """Keep pairs whose key lies in the prefix."""
-        return k.index < self.lengths[q.row]
+        return k.order < self.lengths[q.row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,7 @@ class Sight(NamedTuple):
         return q.index is None and k.index is None and (q.segment is None or k.segment is None)
 
     def everything(self, length: int, size: int) -> bool:
-        """Whether each of ``length`` queries sees all ``size`` keys, as far as can be told without reading the device."""
+        """Whether ``length`` queries each see all ``size`` keys, as far as can be told without reading the device."""
         return self.plain and (isinstance(self.rule, Full) or (isinstance(self.rule, Causal) and length == 1))
 
     def triangle(self, length: int, size: int) -> bool:
@@ -192,14 +192,14 @@ class Sight(NamedTuple):
                 row=torch.arange(rows, device=q.device).view(-1, 1, 1, 1),
                 head=torch.arange(heads, device=q.device).view(1, -1, 1, 1),
                 slot=slot.view(shape),
-                index=index.view(-1, *shape[1:]),
+                order=index.view(-1, *shape[1:]),
             )
 
         asked = view(self.queries, length, size - length, (1, 1, length, 1))
         given = view(self.keys, size, 0, (1, 1, 1, size))
         kept = self.rule.keep(asked, given)
         if self.keys.index is not None:
-            kept = kept & (given.index >= 0)
+            kept = kept & (given.order >= 0)
         mine, theirs = self.queries.segment, self.keys.segment
         if mine is not None and theirs is not None:
             kept = kept & (mine[:, None, :, None] == theirs[:, None, None, :])

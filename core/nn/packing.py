@@ -22,7 +22,7 @@ def packed_tokens(lengths: Sequence[int], device: torch.device | str | None = No
     segment = torch.repeat_interleave(torch.arange(len(lengths)), counts)
     start = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     index = torch.arange(int(counts.sum())) - start
-    return Tokens(index=index[None].to(device), segment=segment[None].to(device), lengths=tuple(int(n) for n in lengths))
+    return Tokens(index[None].to(device), segment[None].to(device), lengths=tuple(int(n) for n in lengths))
 
 
 def pack(sequences: Sequence[Tensor]) -> tuple[Tensor, Tokens]:

@@ -41,9 +41,7 @@ def patchify(x: Tensor, patch: tuple[int, ...], order: Order = "channels first")
     return x.permute(0, *outer, *inside).reshape(x.shape[0], math.prod(grid), -1)
 
 
-def unpatchify(
-    x: Tensor, patch: tuple[int, ...], grid: tuple[int, ...], order: Order = "channels first"
-) -> Tensor:
+def unpatchify(x: Tensor, patch: tuple[int, ...], grid: tuple[int, ...], order: Order = "channels first") -> Tensor:
     """Undo :func:`patchify`: (B, prod(grid), C * prod(patch)) -> (B, C, *size)."""
     axes = len(patch)
     rows = x.shape[0]
@@ -80,4 +78,3 @@ class PatchEmbed(nn.Module):
     def grid(self, x: Tensor) -> tuple[int, ...]:
         """Return how many patches lie along each axis of x (B, C, *size)."""
         return patch_grid(tuple(x.shape[2:]), self.patch)
-

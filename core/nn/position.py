@@ -152,7 +152,7 @@ def halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x (..., d) where channel 2i is paired with 2i + 1 (RoFormer, Llama as published, timm EVA); cos, sin (..., d/2)."""
+    """Turn x (..., d) where channel 2i is paired with 2i + 1 (RoFormer, Llama as published); cos, sin (..., d/2)."""
     a, b = x[..., ::2], x[..., 1::2]
     return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
 
@@ -265,7 +265,7 @@ class LogBuckets(nn.Module):
 
 
 class GridBuckets(nn.Module):
-    """One bucket for every displacement within a window of ``size`` (height, width): Swin's table (arXiv:2103.14030)."""
+    """One bucket for each displacement within a window of ``size`` (height, width): Swin's (arXiv:2103.14030)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()

@@ -77,7 +77,9 @@ def test_cached_equals_uncached(slot, steps):
     model = decoder(rule)
     x, memory = inputs()
     cache = model.cache(make)
-    torch.testing.assert_close(in_steps(model, x, cache, steps, memory), model(x, Ctx(memory=memory)).x, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        in_steps(model, x, cache, steps, memory), model(x, Ctx(memory=memory)).x, atol=1e-12, rtol=0
+    )
     assert int(cache.length) == LENGTH
 
 
