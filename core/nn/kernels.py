@@ -162,7 +162,7 @@ def flex(
         block = create_block_mask(_flex_rule(sight, length, size), rows, heads, length, size, device=q.device)
     score_mod = None if bias is None else score
     gqa = k.shape[1] != heads
-    run: Callable[..., Any] = _compiled_flex() if q.is_cuda else flex_attention
+    run: Any = _compiled_flex() if q.is_cuda else flex_attention
     out = run(q, k, v, score_mod=score_mod, block_mask=block, scale=scale, enable_gqa=gqa)
     assert isinstance(out, Tensor)
     return out
