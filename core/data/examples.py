@@ -1,0 +1,51 @@
+"""From images on disk to a batch for a model: read, transform, stack."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.order import Key, Keys, keys
+from core.data.sets import Images, ImageSet
+
+__all__ = ["ImageExamples", "Transform"]
+
+
+class Transform(ABC):
+    """From images to a tensor; whatever is random in it follows from the keys."""
+
+    @abstractmethod
+    def __call__(self, images: Images, keys: Keys) -> Tensor:
+        """Map B images and their (B,) uint64 keys to (B, C, H, W) float32."""
+
+
+class ImageExamples:
+    """Batches of transformed images.
+
+    A batch is a dictionary: ``image`` (B, C, H, W) float32, ``index`` (B,) int64 numbers in the set, and ``label``
+        (B,) int64
+    where the set has labels.
+
+    Args:
+        images: The set.
+        transform: Makes the tensor.
+        seed: Seed of the keys.
+    """
+
+    def __init__(self, images: ImageSet, transform: Transform, seed: int = 0) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __getitems__(self, wanted: list[Key]) -> dict[str, Any]:
+        indices = np.array([index for _, index in wanted], np.int64)
+        randomness = keys(self.seed, wanted[0][0], indices)
+        batch: dict[str, Any] = {
+            "image": self.transform(self.images.read(indices.tolist()), randomness),
+            "index": torch.from_numpy(indices),
+        }
+        if self.images.labels is not None:
+            batch["label"] = torch.from_numpy(self.images.labels[indices])
+        return batch

@@ -1,0 +1,145 @@
+"""Loaders that hand out batches in the order of ``order.py`` and know how far they are.
+
+Not torch's DataLoader itself but a thin shell around it: a trainer that finds a DataLoader replaces its sampler, and
+torch's own position is where the prefetching workers are, not where the training is.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from core.data.order import Key, Order
+from core.errors import InputError
+
+__all__ = ["Loader", "TrainLoader"]
+
+
+class Examples(Protocol):
+    """What a loader reads from: whole batches by key."""
+
+    def __getitems__(self, keys: list[Key]) -> Any:
+        """The collated batch for (epoch, index) pairs; it may be empty."""
+
+
+class Loader:
+    """Every batch of ``order`` once, always from the beginning: for evaluation.
+
+    Args:
+        examples: Gives the collated batch for a list of keys.
+        order: Which keys, in which order.
+        workers: Processes that read ahead; 0 reads in the calling thread, which is best for data in memory.
+        pin: Page-locked memory, for a faster copy to a GPU.
+    """
+
+    def __init__(self, examples: Examples, order: Order, workers: int = 0, pin: bool = False) -> None:
+        self.order = order
+        self._loader: DataLoader[Any] = DataLoader(
+            _Whole(examples),
+            batch_sampler=_Upcoming(self),
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+            # a generator of its own: creating an iterator must not draw from the global one, else a resumed run
+            # diverges
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if batch is not None:
+                yield batch
+
+    def upcoming(self) -> Iterator[list[Key]]:
+        """The keys of the batches that are to come."""
+        return self.order.batches(0)
+
+
+class TrainLoader(Loader):
+    """A loader that can be stopped and resumed at any batch, on any number of processes and workers.
+
+    ``epoch`` is set from outside (``set_epoch``); ``consumed`` counts the samples of this epoch that were handed out,
+    over all processes. Iteration starts at that position when the first batch is asked for, not when the iterator is
+    made, since trainers make the iterator before they have restored the epoch.
+    """
+
+    def __init__(self, examples: Examples, order: Order, workers: int = 0, pin: bool = False) -> None:
+        super().__init__(examples, order, workers, pin)
+        self.epoch = 0
+        self.consumed = 0
+
+    @property
+    def sampler(self) -> "TrainLoader":
+        """Itself: trainers call ``loader.sampler.set_epoch(epoch)``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of ``epoch``; nothing happens if this is the current one."""
+        if epoch != self.epoch:
+            self.epoch, self.consumed = epoch, 0
+
+    def upcoming(self) -> Iterator[list[Key]]:
+        return self.order.batches(self.epoch, self.consumed)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            # before the yield: while this batch is trained on, and perhaps a checkpoint is written, it counts as
+            # consumed
+            self.consumed += self.order.batch
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, free of ranks and workers."""
+        order = self.order
+        return {
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+            "size": order.size,
+            "batch": order.batch,
+            "seed": order.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a position.
+
+        Raises:
+            InputError: If the data, the global batch or the seed are others than those of the position.
+        """
+        for name, now in (("size", self.order.size), ("batch", self.order.batch), ("seed", self.order.seed)):
+            if state[name] != now:
+                raise InputError(
+                    f"the checkpoint was written with data {name} {state[name]}, now it is {now}: resume with the same"
+                )
+        self.epoch, self.consumed = state["epoch"], state["consumed"]
+
+
+class _Upcoming:
+    """Batch sampler of a DataLoader: whatever its loader has to come at the moment of asking."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.loader.upcoming()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class _Whole(Dataset[Any]):
+    """Examples as a dataset whose batches are fetched whole; an empty share (end of an evaluation) becomes None."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __getitems__(self, keys: list[Key]) -> Any:
+        return self.examples.__getitems__(keys) if keys else None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

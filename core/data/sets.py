@@ -1,0 +1,83 @@
+"""What a set of images is, wherever it lies: between files (``idx.py``, ``images.py``) and loaders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from core.data.order import keys
+
+__all__ = ["ImageFormat", "ImageSet", "Images", "Part", "Split", "hold_out"]
+
+Split = Literal["train", "val", "test", "predict"]
+Images = np.ndarray | list[Image.Image]  # (B, H, W) or (B, H, W, 3) uint8, or PIL images of any size
+
+
+class ImageSet(ABC):
+    """Images that can be read by number.
+
+    Attributes:
+        classes: Names of the classes; empty if nothing is known of them.
+        labels: (N,) int64 class of each image, or None for images without labels.
+    """
+
+    classes: list[str]
+    labels: np.ndarray | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Images:
+        """The images with these numbers.
+
+        Raises:
+            InputError: If one can't be read.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call an image in a report: its file or its number."""
+
+
+class ImageFormat(ABC):
+    """How a data set lies on disk."""
+
+    @abstractmethod
+    def open(self, root: Path, split: Split) -> ImageSet | None:
+        """One split of the data set in ``root``; None if the format has no such split (then it may be held out of
+        another).
+
+        Raises:
+            InputError: If ``root`` or a file in it is missing or is not what it should be.
+        """
+
+
+class Part(ImageSet):
+    """Some images of another set."""
+
+    def __init__(self, whole: ImageSet, indices: np.ndarray) -> None:
+        self.whole = whole
+        self.indices = indices
+        self.classes = whole.classes
+        self.labels = None if whole.labels is None else whole.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int]) -> Images:
+        return self.whole.read([int(self.indices[index]) for index in indices])
+
+    def name(self, index: int) -> str:
+        return self.whole.name(int(self.indices[index]))
+
+
+def hold_out(whole: ImageSet, share: float) -> tuple[Part, Part]:
+    """Two parts of a set: what remains and the ``share`` that is held out, chosen at random but always the same."""
+    order = np.argsort(keys(0, 0, np.arange(len(whole))), kind="stable")
+    count = max(1, round(share * len(whole)))
+    return Part(whole, np.sort(order[count:])), Part(whole, np.sort(order[:count]))

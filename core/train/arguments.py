@@ -1,0 +1,103 @@
+"""The trainer's arguments: what may be named, where the configuration comes from, errors in one line."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import set_parsing_settings
+
+from core.errors import InputError
+from core.train.checkpoint import read_checkpoint, read_recipe
+
+__all__ = ["ALLOWED", "one_line", "restrict_imports", "with_recipe"]
+
+_OURS = ("core", "audio", "vision", "diffusion", "multimodal")
+_LIGHTNING = ("callbacks", "loggers", "plugins", "profilers", "strategies", "accelerators")
+
+ALLOWED = [
+    *_OURS,
+    "torch.nn",
+    "torch.optim",
+    *(f"lightning.pytorch.{part}" for part in _LIGHTNING),
+    "lightning.fabric.plugins",
+]
+"""What a configuration may name by ``class_path``. Everything else is refused before it is imported."""
+
+
+def restrict_imports() -> None:
+    """Let configurations name nothing but ``ALLOWED``."""
+    # the allowlist alone would refuse nothing: it takes names out of what is denied
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=ALLOWED,
+        instantiate_subclass_spec_in_any=False,
+        config_read_mode_fsspec_enabled=False,
+    )
+
+
+def with_recipe(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """The arguments with a configuration: the given one, or else the one in the checkpoint.
+
+    Raises:
+        InputError: If there is neither, or the checkpoint can't be used.
+    """
+    if not arguments or arguments[0] not in commands or {"-h", "--help"} & set(arguments):
+        return list(arguments)
+    command, *options = arguments
+    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scanner.add_argument("-c", "--config", nargs="?")
+    scanner.add_argument("--ckpt_path", nargs="?")
+    found, _ = scanner.parse_known_args(options)
+    if found.ckpt_path is None and found.config is None:
+        raise InputError(
+            f"{command} needs a configuration, -c FILE.yaml, or a checkpoint that carries one, --ckpt_path FILE"
+        )
+    if found.ckpt_path is None:
+        return list(arguments)
+    checkpoint = Path(found.ckpt_path)
+    if found.config is not None:
+        read_checkpoint(checkpoint)
+        return list(arguments)
+    recipe = read_recipe(checkpoint)
+    if command != "fit":
+        # of the training's trainer only what changes the results
+        precision = recipe.get("trainer", {}).get("precision")
+        recipe = {key: recipe[key] for key in ("seed_everything", "name", "model", "data") if key in recipe}
+        recipe["trainer"] = {"precision": precision}
+    return [command, "--config", yaml.safe_dump(recipe), *options]
+
+
+def one_line(message: str, most: int = 400) -> str:
+    """An error of the parser as one line: the keys that lead to the fault, then what is wrong."""
+    keys: list[str] = []
+    faults: list[str] = []
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        key = re.match(r'(?:Parser key|Problem with given class_path|Key) ["\'](.+?)["\']:?\s*(.*)', text)
+        denied = re.match(r"Importing '(.+?)' is not allowed", text)
+        if denied:
+            packages = ", ".join(_OURS)
+            faults.append(
+                f"a configuration may not name {denied[1]}, only what is in {packages}, torch.nn and lightning"
+            )
+        elif key and text.startswith("Parser key"):
+            keys.append(key[1])
+            faults += [key[2]] if key[2] else []
+        elif text and not text.startswith(_NOISE):
+            faults.append(text)
+    fault = "; ".join(dict.fromkeys(faults)) or " ".join(message.split())
+    line = f"{'.'.join(keys)}: {fault}" if keys else fault
+    return line if len(line) <= most else f"{line[:most]} ..."
+
+
+_NOISE = (
+    "Does not validate against any",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+    "Problem with given class_path",
+)

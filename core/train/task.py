@@ -1,0 +1,146 @@
+"""The base of every training task: a model, its optimizer and schedule, and an average of its weights."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from core.errors import InputError
+from core.train.ema import EMA
+from core.train.optim import Optim
+from core.train.schedule import Schedule
+
+__all__ = ["Task"]
+
+
+class Task(LightningModule):
+    """One objective for a model. A subclass adds the steps: ``training_step``, ``validation_step``, ...
+
+    The optimizer sees the trainable parameters of the whole task, so a subclass may add modules of its own. Whatever
+    a task owns (weights, their average, counters) is in its state dict, hence in the checkpoint.
+
+    Gradient clipping, precision and accumulation are the trainer's: ``--trainer.gradient_clip_val``,
+    ``--trainer.precision``, ``--trainer.accumulate_grad_batches``. A strategy that shards (FSDP2) does so in
+    ``configure_model``; a subclass that overrides it calls ``super().configure_model()`` last, so that the average is
+    made of the shards.
+
+    Args:
+        model: What is trained.
+        optim: Settings of AdamW.
+        schedule: Course of the learning rate.
+        ema: Decay of an average of the weights, which is then used to validate, test and predict; None for no average.
+
+    Attributes:
+        monitor, mode: The logged quantity by which the best checkpoint is chosen, and whether "min" or "max" is best.
+    """
+
+    monitor = "val/loss"
+    mode = "min"
+
+    def __init__(
+        self, model: nn.Module, optim: Optim = Optim(), schedule: Schedule = Schedule(), ema: float | None = None
+    ) -> None:
+        super().__init__()
+        if ema is not None and not 0 <= ema < 1:
+            raise InputError(f"ema {ema}: the decay of the weight average must be in [0, 1)")
+        self.model = model
+        self.optim = optim
+        self.schedule = schedule
+        self.decay = ema
+        self.ema: EMA | None = None
+
+    def configure_model(self) -> None:
+        """Make the average, once the model has its final (perhaps sharded) parameters."""
+        if self.decay is not None and self.ema is None:
+            self.ema = EMA(self.model, self.decay)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a schedule that moves with every optimizer step."""
+        optimizer = self.optim.build(self)
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise InputError("the schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        factor: Callable[[int], float] = lambda step: self.schedule.factor(step, int(total))  # noqa: E731
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, then move the average."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ema is not None:
+            self.ema.update(self.model, self.trainer.global_step)
+
+    def on_train_start(self) -> None:
+        """Begin the average with the weights that training begins with: they may have come after it was made."""
+        if self.ema is not None and self.trainer.global_step == 0:
+            self.ema.reset(self.model)
+
+    def on_validation_start(self) -> None:
+        """Evaluate the average."""
+        self._swap_in()
+
+    def on_validation_end(self) -> None:
+        """Return to the weights in training."""
+        self._swap_out()
+
+    def on_test_start(self) -> None:
+        """Evaluate the average."""
+        self._swap_in()
+
+    def on_test_end(self) -> None:
+        """Return to the weights in training."""
+        self._swap_out()
+
+    def on_predict_start(self) -> None:
+        """Predict with the average."""
+        self._swap_in()
+
+    def on_predict_end(self) -> None:
+        """Return to the weights in training."""
+        self._swap_out()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the weights in training also while the average is swapped in: callbacks save during validation."""
+        if self.ema is not None:
+            held = self.ema.held(self.model)
+            checkpoint["state_dict"].update({f"model.{name}": weight for name, weight in held.items()})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; all of them must fit.
+
+        Raises:
+            InputError: If one is missing, superfluous or of another shape.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise InputError(f"the checkpoint doesn't fit this model: {_shorten(str(error))}") from error
+
+    def prediction_writer(self, folder: Path) -> Callback | None:
+        """What writes the results of ``predict`` into a folder; None for a task that has nothing to predict."""
+        return None
+
+    def _swap_in(self) -> None:
+        if self.ema is not None:
+            self.ema.swap_in(self.model)
+
+    def _swap_out(self) -> None:
+        if self.ema is not None:
+            self.ema.swap_out(self.model)
+
+
+def _shorten(message: str, most: int = 600) -> str:
+    """PyTorch's long list of mismatches as one line that ends after about ``most`` characters."""
+    line = re.sub(r"\s+", " ", message.partition("\n")[2] or message).strip()
+    return line if len(line) <= most else f"{line[:most]} ..."

@@ -1,0 +1,1 @@
+"""What a vision model can be trained for: LightningModules, and the data they take."""

@@ -1,0 +1,137 @@
+"""Supervised classification."""
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from core.errors import InputError
+from core.train.optim import Optim
+from core.train.schedule import Schedule
+from core.train.seeds import run_seed
+from core.train.task import Task
+from vision.augment import Mix
+from vision.tasks.writer import PredictionWriter
+
+__all__ = ["Classify"]
+
+Batch = dict[str, Tensor]
+
+
+class Classify(Task):
+    """Cross-entropy over classes, for any model that maps (B, C, H, W) images to (B, classes) logits.
+
+    Logs ``train/loss`` at each step; ``loss``, ``accuracy`` and ``top5`` of ``val`` and ``test``, over all processes.
+    Predictions are dictionaries of ``index`` (B,) and ``probabilities`` (B, classes).
+
+    Args:
+        model: The classifier.
+        classes: Number of classes.
+        smoothing: Label smoothing (arXiv:1512.00567): the share of the target that is spread over all classes.
+        mix: Mixup and CutMix of the training batches.
+        optim, schedule, ema: See :class:`Task`.
+    """
+
+    monitor = "val/accuracy"
+    mode = "max"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: int,
+        smoothing: float = 0.0,
+        mix: Mix | None = None,
+        optim: Optim = Optim(),
+        schedule: Schedule = Schedule(),
+        ema: float | None = None,
+    ) -> None:
+        super().__init__(model, optim, schedule, ema)
+        if classes < 2 or not 0 <= smoothing < 1:
+            raise InputError(f"classes {classes} must be at least 2 and smoothing {smoothing} in [0, 1)")
+        self.classes = classes
+        self.smoothing = smoothing
+        self.mix = mix
+        self.class_names: list[str] = []
+        self.metrics = nn.ModuleDict({split: _metrics(classes) for split in ("val", "test")})
+
+    def setup(self, stage: str) -> None:
+        """Take the names of the classes from the data.
+
+        Raises:
+            InputError: If the data has more classes than the model.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or stage == "predict":
+            return
+        names = data.images({"fit": "train", "validate": "val", "test": "test"}[stage]).classes
+        if len(names) > self.classes:
+            raise InputError(
+                f"the data has {len(names)} classes, the task {self.classes}: set model.classes and the model's head"
+            )
+        self.class_names = names
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) images to (B, classes) float32 logits."""
+        logits: Tensor = self.model(images)
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise InputError(
+                f"the model returns {tuple(logits.shape)}, expected (batch, {self.classes}): set the model's classes"
+            )
+        return logits.float()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        images, targets = batch["image"], batch["label"]
+        if self.mix is not None:
+            images, targets = self.mix(images, targets, self.classes, (run_seed(), self.current_epoch, batch_idx))
+        loss = F.cross_entropy(self(images), targets, label_smoothing=self.smoothing)
+        self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count hits and losses."""
+        self._count("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count hits and losses."""
+        self._count("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """The probabilities of each class."""
+        return {"index": batch["index"], "probabilities": self(batch["image"]).softmax(-1)}
+
+    def prediction_writer(self, folder: Path) -> PredictionWriter:
+        """Writes ``predictions.csv``."""
+        return PredictionWriter(folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the names of the classes: a prediction needs them where the data doesn't say."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["class_names"] = self.class_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the names of the classes."""
+        self.class_names = checkpoint.get("class_names", [])
+
+    def _count(self, split: str, batch: Batch) -> None:
+        logits, labels = self(batch["image"]), batch["label"]
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        metrics = self.metrics[split]
+        assert isinstance(metrics, nn.ModuleDict)
+        for name, metric in metrics.items():
+            assert isinstance(metric, Metric)
+            metric.update(*((losses,) if name == "loss" else (logits, labels)))
+            self.log(f"{split}/{name}", metric, on_epoch=True, on_step=False, prog_bar=name == "accuracy")
+
+
+def _metrics(classes: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            "loss": MeanMetric(),
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+        }
+    )

@@ -1,0 +1,77 @@
+"""Predictions of a classifier as a table."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from core.train.folders import write_text
+
+__all__ = ["PredictionWriter"]
+
+
+class PredictionWriter(Callback):
+    """Writes ``predictions.csv`` into a folder: a line for each image with its name and the most probable classes.
+
+    Columns: ``image``, then ``class_id``, ``class`` and ``probability`` of the best, second best (``class_id_2``,
+        ...), ... The
+    order is that of the data, on any number of processes. The file appears when it is complete.
+
+    Args:
+        folder: Where to write; made if missing.
+        top: How many classes for each image.
+    """
+
+    def __init__(self, folder: Path, top: int = 5) -> None:
+        self.path = folder / "predictions.csv"
+        self.top = top
+        self._rows: list[tuple[int, list[int], list[float]]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the best classes of a batch."""
+        probabilities: Tensor = outputs["probabilities"].float().cpu()
+        values, classes = probabilities.topk(min(self.top, probabilities.shape[1]))
+        rows = zip(outputs["index"].tolist(), classes.tolist(), values.tolist(), strict=True)
+        self._rows.extend(rows)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the rows of all processes and write them."""
+        rows, self._rows = sorted(_gather(self._rows)), []
+        if trainer.is_global_zero:
+            images = trainer.datamodule.images("predict")
+            names = getattr(pl_module, "class_names", [])
+            write_text(self.path, _table(rows, images.name, names))
+
+
+def _table(rows: list[tuple[int, list[int], list[float]]], image_name: Any, names: list[str]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    count = len(rows[0][1]) if rows else 1
+    suffixes = ["", *(f"_{place}" for place in range(2, count + 1))]
+    table.writerow(["image", *(f"{column}{s}" for s in suffixes for column in ("class_id", "class", "probability"))])
+    for index, classes, values in rows:
+        cells: list[Any] = [image_name(index)]
+        for label, value in zip(classes, values, strict=True):
+            cells += [label, names[label] if label < len(names) else label, f"{value:.6f}"]
+        table.writerow(cells)
+    return text.getvalue()
+
+
+def _gather(rows: list[Any]) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
