@@ -10,7 +10,7 @@ import gzip
 import string
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 import tiktoken
@@ -191,7 +191,7 @@ class Tokenizer:
 @lru_cache(maxsize=4)
 def _encoding(vocabulary: str, languages: tuple[str, ...]) -> tiktoken.Encoding:
     """The byte-pair encoding of a rank file, followed by Whisper's special tokens."""
-    packed = resources.files("audio").joinpath("assets", f"{vocabulary}.tiktoken.gz").read_bytes()
+    packed = (Path(__file__).parent / "assets" / f"{vocabulary}.tiktoken.gz").read_bytes()
     pairs = (line.split() for line in gzip.decompress(packed).splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
     names = ["endoftext", "startoftranscript", *languages, "translate", "transcribe"]

@@ -1,0 +1,189 @@
+"""Read recordings as mono float32 waveforms, a block at a time, whatever their format and sample rate.
+
+wav, flac, ogg and mp3 are read by libsndfile (soundfile); m4a, mp4, webm and others by FFmpeg (PyAV, the extra ``media``).
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import InputError
+
+__all__ = ["LONGEST", "read_audio", "resample"]
+
+LONGEST = 12 * 3600.0  # seconds: a small file can unpack to days of silence, and has to stop somewhere
+
+_BLOCK_SECONDS = 10
+_BLOCK_VALUES = 1 << 22  # samples times channels held at once
+_UNKNOWN_LENGTH = 1 << 62  # frames; what libsndfile says of a streamed flac, which it then can't read
+_RATES = (1_000, 1_000_000)  # Hz, what a recording may claim
+
+# FFmpeg's default filter (swresample: 32 taps, cutoff 0.97, Kaiser beta 9), so that a file sounds to a model as it does to the
+# tools that models are compared with.
+_FILTER = {"lowpass_filter_width": 16, "rolloff": 0.97, "resampling_method": "sinc_interp_kaiser", "beta": 9.0}
+
+# What FFmpeg may take a file for: containers of sound and film, no playlists, which would open other files and addresses.
+_CONTAINERS = "mov,matroska,asf,avi,flac,ogg,mp3,wav,aac,ac3,eac3,aiff,caf,amr,ape,au,flv,mpeg,mpegts,tta,wv,w64,dsf"
+
+
+def read_audio(path: str | os.PathLike[str], rate: int = 16_000, longest: float = LONGEST) -> Tensor:
+    """The recording in the file `path`, channels averaged, at `rate` Hz: (samples,), float32 in [-1, 1].
+
+    Raises InputError, naming the file, when it is missing, empty, a folder, no audio, damaged, cut short (flac), without an audio
+    stream, or lasts more than `longest` seconds.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _opened(path) as (blocks, source_rate):
+        if not _RATES[0] <= source_rate <= _RATES[1]:
+            raise InputError(f"{path} claims {source_rate} samples a second: expected {_RATES[0]} to {_RATES[1]}")
+        checked = _checked(path, blocks, source_rate, longest)
+        parts = list(_resampled(checked, source_rate, rate))
+    audio = torch.cat(parts) if parts else torch.zeros(0)
+    if not len(audio):
+        raise InputError(f"{path} holds no audio: its length is 0 seconds")
+    return audio.clamp_(-1.0, 1.0)
+
+
+def resample(audio: Tensor, source_rate: int, rate: int) -> Tensor:
+    """`audio` (samples,) at `source_rate` Hz brought to `rate` Hz: (ceil(samples * rate / source_rate),)."""
+    return torch.cat(list(_resampled([audio], source_rate, rate)))
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give an audio file")
+    if not path.exists():
+        raise InputError(f"{path} doesn't exist: give an audio file")
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file: give an audio file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes): give an audio file")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Iterator[Tensor], int]]:
+    """Blocks of mono samples, and their rate, by the first library that can read the file."""
+    import soundfile
+
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        with _opened_by_ffmpeg(path, _reason(error)) as opened:
+            yield opened
+        return
+    with sound:
+        if sound.frames < _UNKNOWN_LENGTH:
+            yield _soundfile_blocks(path, sound), sound.samplerate
+        else:
+            with _opened_by_ffmpeg(path, "it doesn't say how long it is") as opened:
+                yield opened
+
+
+def _soundfile_blocks(path: Path, sound: Any) -> Iterator[Tensor]:
+    import soundfile
+
+    frames = max(1, min(_BLOCK_SECONDS * sound.samplerate, _BLOCK_VALUES // sound.channels))
+    read = 0
+    while True:
+        try:
+            block = sound.read(frames, dtype="float32", always_2d=True)  # (frames, channels)
+        except soundfile.LibsndfileError as error:
+            raise InputError(_broken(path, read / sound.samplerate, error)) from error
+        if not len(block):
+            return
+        read += len(block)
+        yield torch.from_numpy(block.mean(axis=1))
+
+
+@contextmanager
+def _opened_by_ffmpeg(path: Path, refusal: str) -> Iterator[tuple[Iterator[Tensor], int]]:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(
+            f"{path} is not readable as wav, flac, ogg or mp3 ({refusal}): for other formats, pip install 'sensorium[media]'"
+        ) from error
+    with path.open("rb") as file:  # a file object, never a name: FFmpeg would also take addresses
+        try:
+            container = av.open(file, options={"format_whitelist": _CONTAINERS, "protocol_whitelist": ""})
+        except (av.FFmpegError, ValueError) as error:
+            raise InputError(f"{path} is not audio in a known format ({_reason(error)})") from error
+        with container:
+            if not container.streams.audio:
+                raise InputError(f"{path} holds no audio stream")
+            stream = container.streams.audio[0]
+            yield _ffmpeg_blocks(path, container, stream), stream.rate or 0
+
+
+def _ffmpeg_blocks(path: Path, container: Any, stream: Any) -> Iterator[Tensor]:
+    import av
+
+    planar = av.AudioResampler(format="fltp", rate=stream.rate)  # the rate and channels stay as they are
+    waiting: list[Tensor] = []
+    read = 0
+    try:
+        for frame in itertools.chain(container.decode(stream), [None]):
+            for converted in planar.resample(frame):
+                waiting.append(torch.from_numpy(converted.to_ndarray().mean(axis=0)))  # (channels, frames) -> (frames,)
+                read += len(waiting[-1])
+            if waiting and (frame is None or sum(map(len, waiting)) >= _BLOCK_SECONDS * stream.rate):
+                yield torch.cat(waiting)
+                waiting = []
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(_broken(path, read / stream.rate, error)) from error
+
+
+def _checked(path: Path, blocks: Iterable[Tensor], rate: int, longest: float) -> Iterator[Tensor]:
+    seconds = 0.0
+    for block in blocks:
+        seconds += len(block) / rate
+        if seconds > longest:
+            raise InputError(f"{path} is longer than {longest / 3600:g} hours: cut it into parts")
+        if not block.isfinite().all():
+            raise InputError(
+                f"{path} holds samples that are no numbers (NaN or infinite), within {seconds:.0f} s of its start"
+            )
+        yield block
+
+
+def _resampled(blocks: Iterable[Tensor], source_rate: int, rate: int) -> Iterator[Tensor]:
+    """Resample a stream as if it were one signal: each block is filtered together with what the filter sees around it."""
+    if source_rate == rate:
+        yield from blocks
+        return
+    from torchaudio.transforms import Resample  # imported here: most tools of ours never resample
+
+    # An odd rate (44,099 Hz) would need a filter bank of gigabytes: the nearest simple ratio is off by 1e-6 at most.
+    ratio = Fraction(rate, source_rate).limit_denominator(2_000)
+    new, old = ratio.numerator, ratio.denominator
+    filtered = Resample(old, new, **_FILTER)
+    context = -(-filtered.width // old) * old if new != old else 0  # whole steps of `old` samples
+    held = torch.zeros(0)
+    left = 0  # samples at the start of `held` that were resampled before
+    for block in blocks:
+        held = torch.cat([held, block])
+        ready = max(0, len(held) - left - context) // old * old
+        if ready:
+            yield filtered(held[: left + ready + context])[left * new // old : (left + ready) * new // old]
+            keep = min(context, left + ready)
+            held, left = held[left + ready - keep :], keep
+    if len(held):
+        yield filtered(held)[left * new // old :]
+
+
+def _broken(path: Path, seconds: float, error: Exception) -> str:
+    return f"{path} is damaged or cut short: it can't be read beyond {seconds:.1f} s ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    """What a library says went wrong, without the file's name, on one line."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()).rstrip(".").lower()
