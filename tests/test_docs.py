@@ -1,0 +1,19 @@
+"""The examples of the documentation run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["docs/blocks.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_run(page):
+    """The Python examples of a page, in order, in one namespace: they assert what they show."""
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert examples
+    namespace: dict[str, object] = {}
+    for example in examples:
+        exec(compile(example, page, "exec"), namespace)
