@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TyperException as error:
         if _is_help(error):
             return USER_ERROR
-        return _report(f"{_message(error)} (sensorium --help)", USER_ERROR, debug)
+        return _report(_usage(error), USER_ERROR, debug)
     except InputError as error:
         return _report(str(error), USER_ERROR, debug)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -75,9 +75,11 @@ def _report(message: str, code: int, debug: bool) -> int:
     return code
 
 
-def _message(error: TyperException) -> str:
-    formatted = getattr(error, "format_message", None)
-    return formatted() if formatted else str(error)
+def _usage(error: TyperException) -> str:
+    """What was wrong with the command line, and which command explains how it should be."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message[:1].lower()}{message[1:]}: see {context.command_path if context else 'sensorium'} --help"
 
 
 def _is_help(error: TyperException) -> bool:

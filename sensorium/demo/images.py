@@ -124,7 +124,7 @@ def attention_to_patches(checkpoint: Path, images: np.ndarray, block: int = -1) 
     model.load_state_dict({name.removeprefix("ema."): w for name, w in state.items() if name.startswith("ema.")})
     scaling = content["data"]["init_args"]["preprocess"]["init_args"]
     mean, std = (torch.tensor(scaling[key]) for key in ("mean", "std"))
-    pixels = (torch.from_numpy(images).float()[:, None] / 255 - mean) / std  # (N, H, W) -> (N, 1, H, W)
+    pixels = (torch.from_numpy(images.astype(np.float32))[:, None] / 255 - mean) / std  # (N, H, W) -> (N, 1, H, W)
     number = range(model.config.depth)[block]
     weights = model.features(pixels, want={number: {"attn": True}}).notes[number]["attn"]["weights"]
     seen = weights[..., model.config.prefix :].mean(dim=2)  # (N, h, L, patches) -> (N, h, patches)

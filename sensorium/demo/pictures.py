@@ -1,7 +1,9 @@
 """The report's pictures, each a function from plain arrays to PNG bytes."""
 
 import io
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure
 __all__ = ["attention_maps", "confusion", "learning_curves", "sample_predictions", "spectrogram"]
 
 INK, ACCENT, WARM, GRID = "#1f2933", "#2563eb", "#dc2626", "#d9dee5"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -69,8 +71,6 @@ def spectrogram(
 
 def wrapped(text: str, length: float, seconds: float) -> str:
     """`text` in lines that fit a segment of `length` on an axis of `seconds`."""
-    import textwrap
-
     return "\n".join(textwrap.wrap(text.strip(), max(8, int(105 * length / seconds))))
 
 
