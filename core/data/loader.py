@@ -35,15 +35,15 @@ class Loader:
 
     def __init__(self, examples: Examples, order: Order, workers: int = 0, pin: bool = False) -> None:
         self.order = order
+        self._position = _Position(order)
         self._loader: DataLoader[Any] = DataLoader(
             _Whole(examples),
-            batch_sampler=_Upcoming(self),
+            batch_sampler=self._position,
             collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            # a generator of its own: creating an iterator must not draw from the global one, else a resumed run
-            # diverges
+            # its own generator: making an iterator must not draw from the global one, else a resumed run diverges
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -55,23 +55,23 @@ class Loader:
             if batch is not None:
                 yield batch
 
-    def upcoming(self) -> Iterator[list[Key]]:
-        """The keys of the batches that are to come."""
-        return self.order.batches(0)
+    @property
+    def _iterator(self) -> Any:
+        """The workers' side; Lightning looks for this name when it is done, to shut the workers down at once."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self._loader._iterator = iterator
 
 
 class TrainLoader(Loader):
     """A loader that can be stopped and resumed at any batch, on any number of processes and workers.
 
-    ``epoch`` is set from outside (``set_epoch``); ``consumed`` counts the samples of this epoch that were handed out,
-    over all processes. Iteration starts at that position when the first batch is asked for, not when the iterator is
+    Its position is an epoch, set from outside (``set_epoch``), and the samples of this epoch that were handed out,
+    over all processes. Iteration starts at the position when the first batch is asked for, not when the iterator is
     made, since trainers make the iterator before they have restored the epoch.
     """
-
-    def __init__(self, examples: Examples, order: Order, workers: int = 0, pin: bool = False) -> None:
-        super().__init__(examples, order, workers, pin)
-        self.epoch = 0
-        self.consumed = 0
 
     @property
     def sampler(self) -> "TrainLoader":
@@ -80,29 +80,20 @@ class TrainLoader(Loader):
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of ``epoch``; nothing happens if this is the current one."""
-        if epoch != self.epoch:
-            self.epoch, self.consumed = epoch, 0
-
-    def upcoming(self) -> Iterator[list[Key]]:
-        return self.order.batches(self.epoch, self.consumed)
+        if epoch != self._position.epoch:
+            self._position.epoch, self._position.consumed = epoch, 0
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
-            # before the yield: while this batch is trained on, and perhaps a checkpoint is written, it counts as
-            # consumed
-            self.consumed += self.order.batch
+            # before the yield: while this batch is trained on, and perhaps a checkpoint written, it counts as consumed
+            self._position.consumed += self.order.batch
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The position, free of ranks and workers."""
-        order = self.order
-        return {
-            "epoch": self.epoch,
-            "consumed": self.consumed,
-            "size": order.size,
-            "batch": order.batch,
-            "seed": order.seed,
-        }
+        order, at = self.order, self._position
+        state = {"epoch": at.epoch, "consumed": at.consumed}
+        return {**state, "size": order.size, "batch": order.batch, "seed": order.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a position.
@@ -115,20 +106,22 @@ class TrainLoader(Loader):
                 raise InputError(
                     f"the checkpoint was written with data {name} {state[name]}, now it is {now}: resume with the same"
                 )
-        self.epoch, self.consumed = state["epoch"], state["consumed"]
+        self._position.epoch, self._position.consumed = state["epoch"], state["consumed"]
 
 
-class _Upcoming:
-    """Batch sampler of a DataLoader: whatever its loader has to come at the moment of asking."""
+class _Position:
+    """How far a loader is, as the batch sampler of a DataLoader: at the moment of asking, the keys that are to come."""
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.epoch = 0
+        self.consumed = 0
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return self.loader.upcoming()
+        return self.order.batches(self.epoch, self.consumed)
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return len(self.order)
 
 
 class _Whole(Dataset[Any]):

@@ -79,9 +79,8 @@ def one_line(message: str, most: int = 400) -> str:
         denied = re.match(r"Importing '(.+?)' is not allowed", text)
         if denied:
             packages = ", ".join(_OURS)
-            faults.append(
-                f"a configuration may not name {denied[1]}, only what is in {packages}, torch.nn and lightning"
-            )
+            faults = [f"a configuration may not name {denied[1]}, only what is in {packages}, torch.nn and lightning"]
+            break
         elif key and text.startswith("Parser key"):
             keys.append(key[1])
             faults += [key[2]] if key[2] else []

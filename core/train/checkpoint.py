@@ -1,5 +1,6 @@
 """What a checkpoint says of itself: the recipe, from which a run is built again by the file alone."""
 
+import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -53,13 +54,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint")
     try:
         # one that isn't a zip file is of the legacy format, which can't be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # of pickles that it is going to refuse
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         raise InputError(
             f"{path}: not a checkpoint, or one with more than weights and plain values, which could run code"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint of PyTorch, or damaged ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: not a checkpoint of PyTorch, or damaged") from error
     if not isinstance(content, dict) or "state_dict" not in content or "loops" not in content:
         raise InputError(f"{path}: not a checkpoint of sensorium fit: it has no state of a training")
     return content

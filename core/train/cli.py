@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from core.errors import InputError
 from core.train.arguments import one_line, restrict_imports, with_recipe
 from core.train.checkpoint import Recipe
-from core.train.folders import new_folder, remove_if_empty
+from core.train.folders import new_folder, remove
 from core.train.progress import EpochLines
 from core.train.resume import Resume
 from core.train.task import Task
@@ -112,6 +112,10 @@ class CommandLine(LightningCLI):
             **{name: inner | {"dataloaders"} for name in ("validate", "test", "predict")},
         }
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse `args`, which differ from those of the process where the configuration comes from a checkpoint."""
+        self.config = parser.parse_args(args)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options that are neither the trainer's nor the task's."""
         parser.add_argument(
@@ -134,6 +138,8 @@ class CommandLine(LightningCLI):
         """Build the task, the data and the trainer."""
         try:
             super().instantiate_classes()
+        except InputError:
+            raise
         except ValueError as error:
             # what a constructor says of its arguments, which come from the configuration
             raise InputError(one_line(str(error))) from error
@@ -149,18 +155,19 @@ class CommandLine(LightningCLI):
             kwargs["default_root_dir"] = str(self.folder)
         try:
             return super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ValueError) as error:
+            remove(self.folder)
             raise InputError(f"trainer: {one_line(str(error))}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Train, say where the results are, and test if that was asked for."""
         self._run("fit", **kwargs)
-        best = self.trainer.checkpoint_callback
-        path = getattr(best, "best_model_path", "") or str(self.folder / "last.ckpt")
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         if self.trainer.is_global_zero:
-            print(f"results in {self.folder}; go on with: sensorium test --ckpt_path {path}", flush=True)
+            use = f"; use them: sensorium test|predict --ckpt_path {best}" if best else ""
+            print(f"results in {self.folder}{use}", flush=True)
         if self._get(self.config, "test_after_fit"):
-            self._run("test", model=self.model, datamodule=self.datamodule, ckpt_path=path)
+            self._run("test", model=self.model, datamodule=self.datamodule, ckpt_path=best)
 
     def validate(self, **kwargs: Any) -> None:
         """Measure on the validation data."""
@@ -183,10 +190,10 @@ class CommandLine(LightningCLI):
     def _run(self, method: str, **kwargs: Any) -> None:
         try:
             getattr(self.trainer, method)(weights_only=True, **kwargs)
-        except MisconfigurationException as error:
+        except (InputError, MisconfigurationException) as error:
+            if self.trainer.is_global_zero and not any(self.folder.glob("*.ckpt")):
+                remove(self.folder)
             raise InputError(one_line(str(error))) from error
-        finally:
-            remove_if_empty(self.folder)
 
     def _callbacks(self, given: Namespace) -> list[Callback]:
         callbacks: list[Callback] = []
@@ -222,7 +229,10 @@ class CommandLine(LightningCLI):
     def _name(self) -> str:
         name = self._get(self.config, "name")
         files = [file for file in _as_list(self._get(self.config, "config")) if file is not None]
-        return name or (Path(str(files[-1])).stem if files else type(self.model).__name__.lower())
+        name = name or (Path(str(files[-1])).stem if files else type(self.model).__name__.lower())
+        if Path(name).name != name:
+            raise InputError(f"--name {name}: must be a plain name; --runs sets the folder of all runs")
+        return name
 
     def _recipe(self) -> dict[str, Any]:
         """The configuration as plain values, without what belongs to this one call."""
@@ -247,4 +257,9 @@ def _quiet() -> None:
     """Let what Lightning has to say about itself not bury what matters."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         getLogger(name).setLevel(WARNING)
-    warnings.filterwarnings("ignore", message=".*The number of training batches.*smaller than the logging interval.*")
+    for message in (
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # it is new, and holds what was logged so far
+        ".*LeafSpec.* is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

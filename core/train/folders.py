@@ -1,11 +1,15 @@
 """Folders of runs, which are never shared by two, and files that appear only when they are complete."""
 
+import contextlib
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["new_folder", "remove_if_empty", "write_text"]
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+__all__ = ["new_folder", "remove", "write_text"]
 
 _VARIABLE = "SENSORIUM_RUN_FOLDER"
 
@@ -31,10 +35,13 @@ def new_folder(base: Path) -> Path:
     """Make ``base/version_N`` with the first N after all that exist.
 
     Processes that this one starts afterwards (the other ranks) are told by the environment, and get the same folder.
+    Ranks that something else started write nothing: what they get is only a name.
     """
     inherited = os.environ.get(_VARIABLE)
     if inherited:
         return Path(inherited)
+    if rank_zero_only.rank > 0:
+        return base / f"rank_{rank_zero_only.rank}"
     while True:
         taken = [int(m[1]) for m in (re.fullmatch(r"version_(\d+)", path.name) for path in base.glob("version_*")) if m]
         folder = base / f"version_{max(taken, default=-1) + 1}"
@@ -46,10 +53,9 @@ def new_folder(base: Path) -> Path:
         return folder
 
 
-def remove_if_empty(folder: Path) -> None:
-    """Take back a folder of :func:`new_folder` in which nothing was left, and forget it."""
+def remove(folder: Path) -> None:
+    """Take back a folder of :func:`new_folder`, and the one around it if nothing else is in it."""
     os.environ.pop(_VARIABLE, None)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        if not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
