@@ -64,7 +64,7 @@ class SwiGLU(GatedMlp):
 
 
 class GEGLU(GatedMlp):
-    """:class:`GatedMlp` gated by GELU (T5 1.1, Gemma)."""
+    """:class:`GatedMlp` gated by exact GELU (Stable Diffusion); T5 1.1 and Gemma gate by ``nn.GELU("tanh")``."""
 
     def __init__(self, dim: int, hidden: int, *, bias: bool = False, norm: nn.Module | None = None) -> None:
         super().__init__(dim, hidden, act=nn.GELU(), bias=bias, norm=norm)

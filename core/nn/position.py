@@ -6,6 +6,7 @@ Coordinates have shape (B or 1, L), or (B or 1, L, axes) in more than one dimens
 
 import math
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class LearnedPositions(nn.Module):
 
         Raises:
             ValueError: if there are more tokens than rows.
+            IndexError: if coords lie beyond the table (on CUDA, a device assertion).
         """
         return x + _rows(self.table, x, coords)
 
@@ -66,13 +68,14 @@ class FixedPositions(nn.Module):
 
         Raises:
             ValueError: if there are more tokens than rows.
+            IndexError: if coords lie beyond the table (on CUDA, a device assertion).
         """
         return x + _rows(self.table, x, coords)
 
 
 def _rows(table: Tensor, x: Tensor, coords: Tensor | None) -> Tensor:
     if coords is not None:
-        return table[coords.clamp(min=0)]
+        return table[coords.clamp(min=0)].masked_fill((coords < 0)[..., None], 0)
     if x.shape[1] > len(table):
         raise ValueError(f"{x.shape[1]} tokens, but positions for {len(table)} only")
     return table[: x.shape[1]]
@@ -111,7 +114,8 @@ def sinusoids_2d(height: int, width: int, dim: int, base: float = 10000.0) -> Te
 
 def rope_frequencies(dim: int, base: float = 10000.0) -> Tensor:
     """Return the dim/2 angular frequencies base ** (-2i/dim) of rotary positions (arXiv:2104.09864)."""
-    return base ** -(torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    # on the CPU even inside ``with torch.device("meta")``: they are constants, no checkpoint brings them back
+    return 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
 
 
 def interpolated(frequencies: Tensor, factor: float) -> Tensor:
@@ -140,9 +144,9 @@ def yarn(
         return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
     low, high = max(math.floor(at(fast)), 0), min(math.ceil(at(slow)), dim - 1)
-    ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
     plain = rope_frequencies(dim, base)
-    return plain * (1 - ramp) + plain / factor * ramp, 0.1 * math.log(factor) + 1.0
+    ramp = ((torch.arange(dim // 2, device=plain.device) - low) / max(high - low, 0.001)).clamp(0, 1)
+    return plain * (1 - ramp) + plain / factor * ramp, 0.1 * math.log(max(factor, 1.0)) + 1.0
 
 
 def halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -157,7 +161,27 @@ def pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
 
 
-class Rope(nn.Module):
+class _Constants(nn.Module):
+    """A module with float32 constants that are not saved with the weights.
+
+    ``model.to(bfloat16)`` moves them and must not round them: angles would be wrong by whole turns. A start on the meta
+    device followed by ``to_empty`` must bring their values back. Hence a copy that stays on the CPU.
+    """
+
+    def __init__(self, **values: Tensor) -> None:
+        super().__init__()
+        self._exact = {name: value.detach().float().cpu() for name, value in values.items()}
+        for name, value in self._exact.items():
+            self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self._exact.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+
+class Rope(_Constants):
     """Rotary positions (arXiv:2104.09864), in one or more dimensions.
 
     Each axis of the coordinates turns its own share of the channels by all ``frequencies``; channels beyond
@@ -177,41 +201,33 @@ class Rope(nn.Module):
         turn: Callable[[Tensor, Tensor, Tensor], Tensor] = halves,
         magnitude: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", frequencies.float(), persistent=False)
-        self._exact = frequencies.float()
+        super().__init__(frequencies=frequencies)
         self.turn = turn
         self.magnitude = magnitude
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rope":
-        super()._apply(fn, recurse)
-        # model.to(bfloat16) must move the frequencies, not round them: angles would be wrong by whole turns
-        self.frequencies = self._exact.to(self.frequencies.device)
-        return self
-
     def forward(self, x: Tensor, coords: Tensor) -> Tensor:
-        """Turn x (B, heads, L, d) by coords (B or 1, L) or (B or 1, L, axes); computed in float32."""
+        """Turn x (B, heads, L, d) by coords (B or 1, L) or (B or 1, L, axes); computed in float32 at least."""
         if coords.ndim == 2:
             coords = coords[..., None]
         angle = (coords.clamp(min=0)[..., None] * self.frequencies).flatten(-2)[:, None]  # (B, 1, L, axes * n)
         cos, sin = angle.cos() * self.magnitude, angle.sin() * self.magnitude
         width = 2 * angle.shape[-1]
-        turned = self.turn(x[..., :width].float(), cos, sin).to(x.dtype)
+        wide = x[..., :width].to(torch.promote_types(x.dtype, torch.float32))
+        turned = self.turn(wide, cos, sin).to(x.dtype)
         return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)
 
 
-class ALiBi(nn.Module):
+class ALiBi(_Constants):
     """A penalty in proportion to the distance (arXiv:2108.12409): slope * -|query - key|, one slope per head."""
 
     slopes: Tensor
 
     def __init__(self, heads: int) -> None:
-        super().__init__()
         power = 2 ** math.floor(math.log2(heads))
         slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
         # heads beyond a power of two take every other slope of the next power, as the paper's code does
         slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
-        self.register_buffer("slopes", torch.tensor(slopes), persistent=False)
+        super().__init__(slopes=torch.tensor(slopes, device="cpu"))
 
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
         """Return the bias (B or 1, heads, L, S) of coords q (B or 1, L) and k (B or 1, S)."""
