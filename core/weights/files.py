@@ -1,0 +1,62 @@
+"""Files and folders that appear only when they are complete."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+
+__all__ = ["read_json", "replacing", "sync"]
+
+MAX_JSON = 64 * 2**20
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a draft beside ``path``, and put it in place when the body ends well; else remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        draft = room / path.name  # made by whoever writes it, so that it follows the user's mask
+        yield draft
+        sync(draft)
+        os.replace(draft, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(room)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of names of a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: if it is missing, huge, damaged, or no object.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise InputError(f"{path} has {size} bytes, more than the {MAX_JSON} of any sensible JSON file")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a JSON {type(data).__name__}, expected an object")
+    return data
