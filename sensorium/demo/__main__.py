@@ -48,7 +48,7 @@ def run(out: Path, epochs: int) -> Path:
     trained = images.train(ROOT, out.resolve(), epochs)
     page = report.Report(
         "Sensorium: a first look",
-        "A real speech recogniser and a small image classifier, trained a moment ago, on one set of Transformer blocks.",
+        "A real speech recogniser, and an image classifier trained a moment ago, on one set of Transformer blocks.",
     )
     total = time.perf_counter() - started
     page.figures(figures(heard, trained, total))
@@ -91,8 +91,8 @@ def speech_parts(heard: speech.Listening) -> list[str]:
     segments = [(segment.start, segment.end, segment.text) for segment in first.transcript.segments]
     return [
         report.text(
-            "Five sentences of Sense and Sensibility, read for LibriVox. The last column but two compares with what was "
-            "read, after taking away case and punctuation: red is heard but not read, struck out is read but not heard."
+            "Five sentences of Sense and Sensibility, read for LibriVox. The middle column compares them with what was "
+            "read, without case and punctuation: red is heard but not read, struck out is read but not heard."
         ),
         report.command(f"sensorium transcribe {speech.CLIPS / first.path.name} --model tiny.en"),
         report.image(pictures.spectrogram(wave, rate, mel, segments, first.path.name), "spectrogram and transcript"),
@@ -114,8 +114,8 @@ def image_parts(trained: images.Training) -> list[str]:
     )
     return [
         report.text(
-            "The same configuration that reaches its stated accuracy on the full set, here on 500 training images of each "
-            "class for a short time. Every figure is from files that these commands wrote."
+            "The configuration for the full set, here on 500 training images of each class for a short time. "
+            "Every figure is from files that these commands wrote."
         ),
         *(report.command(line) for line in trained.commands),
         report.image(curves, "training loss and held-out accuracy"),

@@ -106,7 +106,7 @@ def smooth(values: Sequence[float], window: int = 9) -> np.ndarray:
 
 
 def sample_predictions(
-    images: np.ndarray, truth: Sequence[int], guess: Sequence[int], sure: Sequence[float], names: Sequence[str]
+    images: np.ndarray, truth: np.ndarray, guess: np.ndarray, sure: np.ndarray, names: Sequence[str]
 ) -> bytes:
     """A grid of images (N, H, W), each with the predicted label and its probability; mistakes are red."""
     columns = 8

@@ -1,0 +1,199 @@
+"""Whisper base with random weights: encoder and greedy decoding against openai-whisper and CTranslate2.
+
+    python -m benchmarks.whisper [--repeats 9] [--threads 2]
+
+All three get the same weights. Decoding starts from the same encoded audio and writes `TOKENS` tokens one by one.
+"""
+
+import logging
+import tempfile
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from audio.weights import HUGGING_FACE, OPENAI
+from audio.whisper import Whisper, WhisperConfig
+from benchmarks.harness import Case, Contender, main, options
+from core.generate.search import generate
+
+TOKENS = 64
+PROMPT = (50258, 50259, 50359, 50363)  # start, English, transcribe, no timestamps
+STOP = 50257
+BASE = WhisperConfig(audio_dim=512, audio_heads=8, audio_layers=6, text_dim=512, text_heads=8, text_layers=6)
+
+
+class Models(NamedTuple):
+    """The same weights in each implementation."""
+
+    ours: Whisper
+    openai: Any
+    ct2_float32: Any
+    ct2_int8: Any
+
+
+@cache
+def models(threads: int) -> Models:
+    """Build Hugging Face's model with random weights and bring it into the other three."""
+    from transformers import WhisperConfig as TheirConfig
+    from transformers import WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    source = WhisperForConditionalGeneration(
+        TheirConfig(
+            vocab_size=BASE.vocab,
+            d_model=BASE.audio_dim,
+            encoder_layers=BASE.audio_layers,
+            decoder_layers=BASE.text_layers,
+            encoder_attention_heads=BASE.audio_heads,
+            decoder_attention_heads=BASE.text_heads,
+            encoder_ffn_dim=4 * BASE.audio_dim,
+            decoder_ffn_dim=4 * BASE.text_dim,
+        )
+    ).eval()
+    ours = Whisper(BASE).eval()
+    ours.load_state_dict(HUGGING_FACE.load(source.state_dict()))
+    return Models(ours, openai_whisper(ours), *ctranslate2_whisper(source, threads))
+
+
+def openai_whisper(ours: Whisper) -> Any:
+    """OpenAI's implementation with our weights."""
+    from whisper.model import ModelDimensions
+    from whisper.model import Whisper as TheirWhisper
+
+    config = ours.config
+    theirs = TheirWhisper(
+        ModelDimensions(
+            n_mels=config.mels,
+            n_audio_ctx=config.audio_context,
+            n_audio_state=config.audio_dim,
+            n_audio_head=config.audio_heads,
+            n_audio_layer=config.audio_layers,
+            n_vocab=config.vocab,
+            n_text_ctx=config.text_context,
+            n_text_state=config.text_dim,
+            n_text_head=config.text_heads,
+            n_text_layer=config.text_layers,
+        )
+    ).eval()
+    theirs.load_state_dict(OPENAI.export(ours.state_dict()))
+    return theirs
+
+
+class SpecialTokens:
+    """As much of a tokenizer as CTranslate2's converter asks for: the ids of the special tokens."""
+
+    additional_special_tokens: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        from whisper.tokenizer import get_tokenizer
+
+        self.ids = get_tokenizer(multilingual=True).encoding._special_tokens
+
+    def get_vocab(self) -> dict[str, int]:
+        """Names of all tokens but the timestamps, which the converter adds."""
+        names = {number: name for name, number in self.ids.items()}
+        return {names.get(number, f"token{number}"): number for number in range(50364)}
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        """The id of a special token."""
+        return int(self.ids[token])
+
+
+def ctranslate2_whisper(source: Any, threads: int) -> tuple[Any, Any]:
+    """CTranslate2's implementation in float32 and in int8."""
+    import ctranslate2
+    from ctranslate2.converters.transformers import WhisperLoader
+
+    ctranslate2.set_log_level(logging.ERROR)
+    source.generation_config.suppress_tokens = source.generation_config.begin_suppress_tokens = []
+    specification = WhisperLoader()(source, SpecialTokens())
+    specification.validate()
+    specification.optimize()
+    with tempfile.TemporaryDirectory() as folder:
+        specification.save(folder)
+        float32, int8 = (
+            ctranslate2.models.Whisper(folder, device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1)
+            for kind in ("float32", "int8")
+        )
+    return float32, int8
+
+
+def mel() -> Tensor:
+    """Something like 30 s of log-mel frames (1, mels, 3000)."""
+    return torch.randn(1, BASE.mels, 3000, generator=torch.Generator().manual_seed(1))
+
+
+def stored(x: Tensor) -> Any:
+    """A tensor as CTranslate2 takes it."""
+    import ctranslate2
+
+    return ctranslate2.StorageView.from_array(x.contiguous().numpy())
+
+
+def encoder() -> Case:
+    """30 s of audio through the encoder."""
+    import numpy as np
+
+    every = models(torch.get_num_threads())
+    frames = mel()
+    given = stored(frames)
+    return Case(
+        "Whisper base, encoder, 30 s",
+        [
+            Contender("sensorium fp32", lambda: every.ours.encode(frames)),
+            Contender("openai-whisper fp32", lambda: every.openai.encoder(frames)),
+            Contender("CTranslate2 fp32", lambda: np.array(every.ct2_float32.encode(given, to_cpu=True))),
+            Contender("CTranslate2 int8", lambda: np.array(every.ct2_int8.encode(given, to_cpu=True)), tolerance=0.1),
+        ],
+        tolerance=1e-4,
+    )
+
+
+def greedy_decode() -> Case:
+    """One token after another, from the same encoded audio."""
+    from whisper.decoding import DecodingOptions, decode
+
+    every = models(torch.get_num_threads())
+    audio = every.openai.encoder(mel())
+    given = stored(audio)
+    plain = DecodingOptions(
+        language="en",
+        temperature=0.0,
+        sample_len=TOKENS,
+        without_timestamps=True,
+        suppress_tokens="",
+        suppress_blank=False,
+        fp16=False,
+    )
+
+    def ours() -> list[int]:
+        cache = every.ours.new_cache()
+        prompt = torch.tensor([PROMPT])
+        found = generate(lambda new: every.ours.decode(new, audio, cache).x, prompt, stop=STOP, limit=TOKENS)
+        return found[0].tokens
+
+    def ctranslate2(model: Any) -> list[int]:
+        # it counts half of max_length as new tokens
+        found = model.generate(
+            given, [list(PROMPT)], beam_size=1, max_length=2 * TOKENS, suppress_blank=False, suppress_tokens=[]
+        )
+        return list(found[0].sequences_ids[0])
+
+    return Case(
+        "Whisper base, greedy decode",
+        [
+            Contender("sensorium fp32", ours),
+            Contender("openai-whisper fp32", lambda: decode(every.openai, audio, plain)[0].tokens),
+            Contender("CTranslate2 fp32", lambda: ctranslate2(every.ct2_float32)),
+            Contender("CTranslate2 int8", lambda: ctranslate2(every.ct2_int8)),
+        ],
+        unit="ms/token",
+        items=TOKENS,
+        tolerance=0.0,
+    )
+
+
+if __name__ == "__main__":
+    main("whisper", [encoder, greedy_decode], options(__doc__))
