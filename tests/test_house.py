@@ -47,7 +47,7 @@ def test_arrows_point_down() -> None:
 
 
 def may_train(module: str) -> bool:
-    """Whether a module is one of those that may know Lightning: core's trainer, tasks, and the commands that call them."""
+    """Whether a module may know Lightning: core's trainer, the tasks, and the commands that call them."""
     parts = module.split(".")
     return parts[:2] == ["core", "train"] or "tasks" in parts or parts[0] == "sensorium"
 

@@ -196,12 +196,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_one_line_and_exit_code_2(
     case: Callable[[Path], list[str]], folder: Path, capfd: pytest.CaptureFixture
 ) -> None:
     argv = case(folder)
-    before = sorted(folder.rglob("*"))
+    before = files(folder)
     assert main(argv) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -209,7 +213,7 @@ def test_one_line_and_exit_code_2(
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     assert 20 < len(lines[0]) < 1000
-    assert sorted(folder.rglob("*")) == before
+    assert files(folder) == before
 
 
 def test_output_is_not_touched_by_a_failure(folder: Path) -> None:
