@@ -5,8 +5,8 @@ from .ctranslate2 import ScaledRows, read_ctranslate2, write_ctranslate2
 from .fetch import cache_folder, fetch
 from .formats import Checkpoint, read, weight_files, write_safetensors
 from .plain import from_plain
-from .remap import Table, check, load_into
-from .rules import ZEROS, Fixed, Reshape, Split, Tied, Transpose, Zeros
+from .remap import Table, build, check, load_into
+from .rules import ZEROS, Fixed, Reshape, Split, Squeeze, Tied, Transpose, Zeros
 from .source import Source
 
 __all__ = [
@@ -19,10 +19,12 @@ __all__ = [
     "ScaledRows",
     "Source",
     "Split",
+    "Squeeze",
     "Table",
     "Tied",
     "Transpose",
     "Zeros",
+    "build",
     "cache_folder",
     "check",
     "fetch",

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from core.errors import InputError
 
 from .files import read_json, sync
 from .formats import read, write_safetensors
-from .remap import Table, check, load_into
+from .remap import Table, build
 from .source import Source
 
 __all__ = ["Bundle", "Makers", "is_bundle", "open_bundle", "read_bundle", "save_bundle"]
@@ -126,20 +125,7 @@ def open_bundle(folder: Path | str, makers: Makers) -> tuple[nn.Module, Bundle]:
     maker = makers.get(bundle.model)
     if maker is None:
         raise InputError(f"{folder} holds a {bundle.model!r}: expected one of {', '.join(sorted(makers))}")
-    weights = read(folder / WEIGHTS).tensors
-    try:
-        with torch.device("meta"):
-            empty = maker(bundle.config)
-    except InputError:
-        raise
-    # sizes that are impossible or contradict each other
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the config of {folder} does not make a {bundle.model}: {reason}") from error
-    # before any memory is taken: a config may claim anything, but the file has only so many bytes
-    check(empty, _OURS, weights)
-    model = maker(bundle.config)
-    load_into(model, _OURS, weights)
+    model, _ = build(lambda: maker(bundle.config), _OURS, read(folder / WEIGHTS).tensors)
     return model, bundle
 
 

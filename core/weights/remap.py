@@ -6,20 +6,22 @@ None for those that are dropped on purpose. ``{i}`` (one letter) stands for a nu
 of a name, such as weight or bias, and ``{path}`` for any number of parts.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
 
+from .patterns import Pattern
 from .rules import Derived, Rename, Rule
 from .source import Source
 
-__all__ = ["Packing", "Plan", "Table", "check", "load_into"]
+__all__ = ["Packing", "Plan", "Table", "build", "check", "load_into"]
+
+M = TypeVar("M", bound=nn.Module)
 
 SHOWN = 4  # names in an error, of each kind
 
@@ -38,33 +40,10 @@ class Packing(Protocol):
         ...
 
 
-class _Pattern:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.places = set(re.findall(r"\{(\w+)\}", text))
-        seen: set[str] = set()
-        regex = ""
-        for i, piece in enumerate(re.split(r"\{(\w+)\}", text)):
-            if i % 2 == 0:
-                regex += re.escape(piece)
-            else:
-                kind = ".+" if piece == "path" else r"\d+" if len(piece) == 1 else "[^./]+"
-                regex += f"(?P={piece})" if piece in seen else f"(?P<{piece}>{kind})"
-                seen.add(piece)
-        self._match = re.compile(regex).fullmatch
-
-    def match(self, name: str) -> dict[str, str] | None:
-        found = self._match(name)
-        return None if found is None else found.groupdict()
-
-    def fill(self, places: Mapping[str, str]) -> str:
-        return re.sub(r"\{(\w+)\}", lambda m: places[m[1]], self.text)
-
-
 class _Line(NamedTuple):
-    theirs: _Pattern
+    theirs: Pattern
     rule: Rule | Derived | None
-    ours: tuple[_Pattern, ...]
+    ours: tuple[Pattern, ...]
 
 
 class Move(NamedTuple):
@@ -96,8 +75,8 @@ class Table:
         self._lines: list[_Line] = []
         for text, given in rules.items():
             rule = Rename(given) if isinstance(given, str) else given
-            theirs = _Pattern(text)
-            ours = tuple(map(_Pattern, rule.ours)) if isinstance(rule, Rule) else ()
+            theirs = Pattern(text)
+            ours = tuple(map(Pattern, rule.ours)) if isinstance(rule, Rule) else ()
             if any(pattern.places != theirs.places for pattern in ours):
                 raise ValueError(f"table {name}: {text!r} and {given!r} have different placeholders")
             self._lines.append(_Line(theirs, rule, ours))
@@ -186,7 +165,7 @@ class Table:
             if isinstance(line.rule, Derived) and line.rule.of is None:
                 yield line.theirs.text, line, None
             elif isinstance(line.rule, Derived) and line.rule.of is not None:
-                of = _Pattern(line.rule.of)
+                of = Pattern(line.rule.of)
                 for name in names:
                     if (places := of.match(name)) is not None:
                         yield line.theirs.fill(places), line, name
@@ -279,7 +258,7 @@ class Plan:
         return packing.unpack(get(name), get(name + packing.suffix))
 
     def _judge_derived(self, name: str, rule: Derived, places: Mapping[str, str]) -> None:
-        of = "" if rule.of is None else _Pattern(rule.of).fill(places)
+        of = "" if rule.of is None else Pattern(rule.of).fill(places)
         self._judge(name, rule.flaw(self.theirs[name], self.theirs.get(of)))
         packing = self.table.packing
         if packing is not None and name + packing.suffix in self.kept:
@@ -338,6 +317,34 @@ def load_into(
         for name, tensor in plan.tensors():
             target[name].copy_(tensor)
     return replace(plan.source(), meta=dict(meta or {}))
+
+
+def build(
+    make: Callable[[], M], table: Table, theirs: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
+) -> tuple[M, Source]:
+    """Make a model for a checkpoint and fill it.
+
+    The model is made on the meta device and checked first: a config may claim any size, a file has only so many bytes.
+
+    Args:
+        make: makes the model.
+        table, theirs, meta: as in :func:`load_into`.
+
+    Raises:
+        InputError: if the config makes no model, or the weights do not fit it.
+    """
+    try:
+        with torch.device("meta"):
+            empty = make()
+    except InputError:
+        raise
+    # sizes that are impossible or contradict each other
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the config of these weights makes no model: {reason}") from error
+    check(empty, table, theirs)
+    model = make()
+    return model, load_into(model, table, theirs, meta)
 
 
 def _refuse(what: str, **lists: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ZEROS", "Derived", "Fixed", "Rename", "Reshape", "Rule", "Split", "Tied", "Transpose", "Zeros"]
+__all__ = ["ZEROS", "Derived", "Fixed", "Rename", "Reshape", "Rule", "Split", "Squeeze", "Tied", "Transpose", "Zeros"]
 
 ZEROS = "zeros"
 """A part of a :class:`Split` that ours doesn't have because it must be zero (the key bias of Whisper)."""
@@ -64,8 +64,22 @@ class Transpose(Rule):
         return ours[0].T
 
 
+class Squeeze(Rule):
+    """The same tensor without its first axis, which is 1: a table (1, L, D) as (L, D)."""
+
+    def load(self, theirs: Tensor) -> tuple[Tensor, ...]:
+        """Return it without the axis."""
+        if theirs.ndim == 0 or theirs.shape[0] != 1:
+            raise ValueError(f"{tuple(theirs.shape)} has no first axis of 1")
+        return (theirs[0],)
+
+    def export(self, *ours: Tensor) -> Tensor:
+        """Return it with the axis."""
+        return ours[0][None]
+
+
 class Reshape(Rule):
-    """The same values in another shape, e.g. a kernel (D, C, p, p) as (D, C*p*p), or (1, 1, D) as (D,).
+    """The same values in another shape, e.g. a kernel (D, C, p, p) as (D, C*p*p).
 
     Args:
         name: of our tensor.

@@ -137,8 +137,8 @@ def changed(folder: Path, **changes: Any) -> None:
         ({"config": {"size": {"width": 4}, "grid": [1, 2, 3]}}, "grid should be"),
         ({"config": {"size": {"width": 5}}}, r"fc.weight the shape \(3, 4\), expected \(3, 5\)"),
         ({"config": {"size": {"width": 2**36}}}, r"expected \(3, 68719476736\)"),  # no memory is taken for it
-        ({"config": {"size": {"width": 2**80}}}, "does not make a toy.Net"),
-        ({"config": {"size": {"width": -1}}}, "does not make a toy.Net"),
+        ({"config": {"size": {"width": 2**80}}}, "makes no model"),
+        ({"config": {"size": {"width": -1}}}, "makes no model"),
         ({"source": {"table": "x"}}, "provenance"),
     ],
 )

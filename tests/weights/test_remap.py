@@ -5,13 +5,27 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.weights import ZEROS, Fixed, Reshape, ScaledRows, Source, Split, Table, Tied, Transpose, Zeros, load_into
+from core.weights import (
+    ZEROS,
+    Fixed,
+    Reshape,
+    ScaledRows,
+    Source,
+    Split,
+    Squeeze,
+    Table,
+    Tied,
+    Transpose,
+    Zeros,
+    load_into,
+)
 
 RULES = {
     "embed.weight": "tokens.weight",
     "lm_head.weight": Tied("embed.weight"),
     "patch.weight": Reshape("patch.weight", theirs=(-1, 3, 2, 2), ours=(-1, 12)),
     "cls": Reshape("cls", theirs=(1, 1, -1), ours=(-1,)),
+    "positions": Squeeze("positions"),
     "h.{i}.attn.qkv.weight": Split(*(f"blocks.{{i}}.{part}.weight" for part in "qkv")),
     "h.{i}.attn.qkv.bias": Split("blocks.{i}.q.bias", ZEROS, "blocks.{i}.v.bias"),
     "h.{i}.attn.k_bias": Zeros("h.{i}.fc.bias"),
@@ -36,12 +50,14 @@ class Toy(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(5, 4)
         self.patch = nn.Linear(12, 4, bias=False)
+        self.register_buffer("positions", torch.zeros(7, 4))
         self.cls = nn.Parameter(torch.zeros(4))
         self.blocks = nn.ModuleList(Part() for _ in range(2))
 
 
 def theirs(dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     state = {"embed.weight": torch.randn(5, 4), "patch.weight": torch.randn(4, 3, 2, 2), "cls": torch.randn(1, 1, 4)}
+    state["positions"] = torch.randn(1, 7, 4)
     for i in range(2):
         bias = torch.randn(12)
         bias[4:8] = 0
@@ -125,6 +141,7 @@ SPOILED = {
     "shape": (lambda s: s.update({"h.0.fc.bias": torch.zeros(7)}), r"\(7,\), expected \(6,\)"),
     "fused shape": (lambda s: s.update({"h.0.attn.qkv.weight": torch.zeros(13, 4)}), r"can't be split in 3"),
     "kernel": (lambda s: s.update({"patch.weight": torch.zeros(4, 3, 4, 4)}), r"\(4, 3, 4, 4\) is not of the form"),
+    "axis": (lambda s: s.update(positions=torch.zeros(7, 4)), r"\(7, 4\) has no first axis of 1"),
     "integers": (lambda s: s.update({"h.0.fc.bias": torch.zeros(6, dtype=torch.int8)}), "dtype torch.int8"),
     "not zero": (lambda s: s["h.0.attn.qkv.bias"].fill_(1), "should be zero"),
     "zeros": (lambda s: s["h.1.attn.k_bias"].fill_(1), "k_bias should be zero"),
