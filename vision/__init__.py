@@ -1,0 +1,1 @@
+"""Models that see, and what trains and runs them."""
