@@ -5,7 +5,7 @@ from .ctranslate2 import ScaledRows, read_ctranslate2, write_ctranslate2
 from .fetch import cache_folder, fetch
 from .formats import Checkpoint, read, weight_files, write_safetensors
 from .plain import from_plain
-from .remap import Table, build, check, load_into
+from .remap import Rules, Table, build, check, load_into
 from .rules import ZEROS, Fixed, Reshape, Split, Squeeze, Tied, Transpose, Zeros
 from .source import Source
 
@@ -16,6 +16,7 @@ __all__ = [
     "Fixed",
     "Makers",
     "Reshape",
+    "Rules",
     "ScaledRows",
     "Source",
     "Split",

@@ -9,8 +9,10 @@ _PLACE = re.compile(r"\{(\w+)\}")
 
 
 class Pattern:
-    """A name with placeholders: ``{i}`` (one letter) is a number, ``{leaf}`` (a word) one part of a name, such as weight
-    or bias, ``{path}`` any number of parts.
+    """A name with placeholders.
+
+    ``{i}`` (one letter) is a number, ``{leaf}`` (a word) one part of a name, such as weight or bias, and ``{path}`` any
+    number of parts.
 
     Attributes:
         text: the pattern as it was given.

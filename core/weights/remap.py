@@ -19,9 +19,10 @@ from .patterns import Pattern
 from .rules import Derived, Rename, Rule
 from .source import Source
 
-__all__ = ["Packing", "Plan", "Table", "build", "check", "load_into"]
+__all__ = ["Packing", "Plan", "Rules", "Table", "build", "check", "load_into"]
 
 M = TypeVar("M", bound=nn.Module)
+Rules = Mapping[str, str | Rule | Derived | None]
 
 SHOWN = 4  # names in an error, of each kind
 
@@ -67,9 +68,7 @@ class Table:
         ValueError: if a rule has other placeholders on its two sides.
     """
 
-    def __init__(
-        self, name: str, rules: Mapping[str, str | Rule | Derived | None], packing: Packing | None = None
-    ) -> None:
+    def __init__(self, name: str, rules: Rules, packing: Packing | None = None) -> None:
         self.name = name
         self.packing = packing
         self._lines: list[_Line] = []
@@ -343,8 +342,17 @@ def build(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the config of these weights makes no model: {reason}") from error
     check(empty, table, theirs)
-    model = make()
+    # where the file holds every tensor, drawing random ones first would take longer than reading it
+    model = empty.to_empty(device="cpu") if _comes_whole(empty) else make()
     return model, load_into(model, table, theirs, meta)
+
+
+def _comes_whole(model: nn.Module) -> bool:
+    """Whether all tensors that a model holds are in its ``state_dict()``."""
+    saved = model.state_dict().keys()
+    tensors = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    loose = any(isinstance(value, Tensor) for module in model.modules() for value in vars(module).values())
+    return tensors <= saved and not loose
 
 
 def _refuse(what: str, **lists: Iterable[str]) -> None:
