@@ -64,7 +64,7 @@ def with_recipe(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
     if command != "fit":
         # of the training's trainer only what changes the results
         precision = recipe.get("trainer", {}).get("precision")
-        recipe = {key: recipe[key] for key in ("seed_everything", "name", "model", "data") if key in recipe}
+        recipe = {key: recipe[key] for key in ("seed_everything", "name", "runs", "model", "data") if key in recipe}
         recipe["trainer"] = {"precision": precision}
     return [command, "--config", yaml.safe_dump(recipe), *options]
 

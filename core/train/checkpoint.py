@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from core.errors import InputError
 from core.train.folders import write_text
 
-__all__ = ["Recipe", "read_checkpoint", "read_recipe"]
+__all__ = ["Best", "Last", "Recipe", "read_checkpoint", "read_recipe"]
 
 KEY = "recipe"
 
@@ -38,6 +39,37 @@ class Recipe(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the recipe."""
         checkpoint[KEY] = self.recipe
+
+
+class _Kept(ModelCheckpoint):
+    """Lightning's callback that goes on after resuming into another folder, where Lightning's forgets the best so far.
+
+    The classes are our own also because Lightning tells callbacks apart by class, and a configuration may add others.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the scores and paths so far; files in another folder are never removed."""
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
+class Best(_Kept):
+    """Keeps ``best.ckpt``, chosen by the task's own quantity."""
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+
+class Last(_Kept):
+    """Keeps ``last.ckpt``, the state after the latest epoch, or within epochs after every so many steps."""
+
+    def __init__(self, folder: Path, steps: int | None = None) -> None:
+        super().__init__(
+            folder,
+            "last",
+            every_n_train_steps=steps,
+            save_on_train_epoch_end=steps is None,
+            enable_version_counter=False,
+        )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from core.errors import InputError
 from core.train.arguments import one_line, restrict_imports, with_recipe
-from core.train.checkpoint import Recipe
-from core.train.folders import new_folder, remove
+from core.train.checkpoint import Best, Last, Recipe
+from core.train.folders import new_folder, one_run, remove
 from core.train.progress import EpochLines
 from core.train.resume import Resume
 from core.train.task import Task
@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # processes that Lightning starts for the other ranks repeat the command line of this one
     before, sys.argv = sys.argv, [sys.argv[0], *given]
     try:
-        CommandLine(arguments)
+        with one_run():
+            CommandLine(arguments)
     except ArgumentError as error:
         raise InputError(one_line(str(error))) from error
     finally:
@@ -89,7 +90,9 @@ class CommandLine(LightningCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         self.folder = Path()
-        parsers = {name: {"description": text, "formatter_class": _Examples} for name, text in EXAMPLES.items()}
+        common: dict[str, Any] = {"exit_on_error": False, "prog": "sensorium", "formatter_class": _Examples}
+        usage = "sensorium {} -c CONFIG.yaml | --ckpt_path FILE.ckpt [--OPTION VALUE ...]"
+        parsers = {name: {**common, "usage": usage.format(name), "description": text} for name, text in EXAMPLES.items()}
         super().__init__(
             model_class=Task,
             datamodule_class=LightningDataModule,
@@ -99,7 +102,7 @@ class CommandLine(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, **{k: {"exit_on_error": False, **v} for k, v in parsers.items()}},
+            parser_kwargs={**common, **parsers},
             args=arguments,
         )
 
@@ -155,14 +158,14 @@ class CommandLine(LightningCLI):
             kwargs["default_root_dir"] = str(self.folder)
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             remove(self.folder)
             raise InputError(f"trainer: {one_line(str(error))}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Train, say where the results are, and test if that was asked for."""
         self._run("fit", **kwargs)
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
+        best = next((kept.best_model_path for kept in self.trainer.callbacks if isinstance(kept, Best)), "") or None
         if self.trainer.is_global_zero:
             use = f"; use them: sensorium test|predict --ckpt_path {best}" if best else ""
             print(f"results in {self.folder}{use}", flush=True)
@@ -209,12 +212,9 @@ class CommandLine(LightningCLI):
         return callbacks
 
     def _checkpoints(self) -> list[Callback]:
-        common: dict[str, Any] = {"dirpath": self.folder, "enable_version_counter": False}
-        best = ModelCheckpoint(filename="best", monitor=self.model.monitor, mode=self.model.mode, **common)
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
         every = self._get(self.config, "save_every")
-        within = [ModelCheckpoint(filename="last", every_n_train_steps=every, **common)] if every else []
-        return [best, last, *within]
+        within = [Last(self.folder, every)] if every else []
+        return [Best(self.folder, self.model.monitor, self.model.mode), Last(self.folder), *within]
 
     def _loggers(self) -> list[Logger]:
         place: dict[str, Any] = {
@@ -261,5 +261,7 @@ def _quiet() -> None:
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # it is new, and holds what was logged so far
         ".*LeafSpec.* is deprecated.*",
+        "The dirpath has changed.*",  # a resumed run has a folder of its own
+        "Be aware that when using `ckpt_path`, callbacks.*",  # to evaluate, those of the training are not needed
     ):
         warnings.filterwarnings("ignore", message=message)

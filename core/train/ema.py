@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 __all__ = ["EMA"]
 
@@ -60,6 +61,7 @@ class EMA(nn.Module):
         """Put the averages into the module, for evaluation; its own weights are held until :meth:`swap_out`."""
         if self._held is not None:
             return
+        _reshard(module)
         self._held = []
         for average, (_, parameter) in zip(self.parameters(), _trainable(module), strict=True):
             self._held.append(parameter.detach().clone())
@@ -70,6 +72,7 @@ class EMA(nn.Module):
         """Give the module its own weights back."""
         if self._held is None:
             return
+        _reshard(module)
         for held, (_, parameter) in zip(self._held, _trainable(module), strict=True):
             parameter.copy_(held)
         self._held = None
@@ -83,6 +86,13 @@ class EMA(nn.Module):
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def _reshard(module: nn.Module) -> None:
+    """Let FSDP2 drop the whole parameters that it may keep after a forward pass: the shards are what counts."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def _place(root: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-__all__ = ["new_folder", "remove", "write_text"]
+__all__ = ["new_folder", "one_run", "remove", "write_text"]
 
 _VARIABLE = "SENSORIUM_RUN_FOLDER"
 
@@ -53,9 +54,19 @@ def new_folder(base: Path) -> Path:
         return folder
 
 
+@contextlib.contextmanager
+def one_run() -> Iterator[None]:
+    """Around everything that is to share one :func:`new_folder`."""
+    inherited = os.environ.get(_VARIABLE)
+    try:
+        yield
+    finally:
+        if inherited is None:
+            os.environ.pop(_VARIABLE, None)
+
+
 def remove(folder: Path) -> None:
     """Take back a folder of :func:`new_folder`, and the one around it if nothing else is in it."""
-    os.environ.pop(_VARIABLE, None)
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()

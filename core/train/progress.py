@@ -30,6 +30,11 @@ class EpochLines(ProgressBar):
         if self._enabled:
             print(*args, **kwargs)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, also where training goes on within an epoch."""
+        super().on_train_start(trainer, pl_module)
+        self._began = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         super().on_train_epoch_start(trainer, pl_module)
