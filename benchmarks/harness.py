@@ -125,24 +125,25 @@ def measure(case: Case, repeats: int = 7, warmup: int = 2) -> list[Measurement]:
         if measured.difference > allowed:
             wrong = f"differs by {measured.difference:.2e} (allowed {allowed:.0e})"
             raise RuntimeError(f"{case.job}: {contender.name} {wrong}")
-    for turn in range(warmup - 1 + repeats):
-        for offset in range(len(found)):
-            place = (turn + offset) % len(found)
-            seconds = timed(case.contenders[place].run)
-            if turn >= warmup - 1:
-                found[place].seconds.append(seconds)
+    gc.collect()
+    gc.disable()  # a collection would be charged to whoever's turn it is
+    try:
+        for turn in range(warmup - 1 + repeats):
+            for offset in range(len(found)):
+                place = (turn + offset) % len(found)
+                seconds = timed(case.contenders[place].run)
+                if turn >= warmup - 1:
+                    found[place].seconds.append(seconds)
+    finally:
+        gc.enable()
     return found
 
 
 def timed(run: Callable[[], Any]) -> float:
-    """Seconds for one run, with garbage collection kept out of it."""
-    gc.collect()
-    gc.disable()
+    """Seconds for one run."""
     started = time.perf_counter()
     run()
-    ended = time.perf_counter()
-    gc.enable()
-    return ended - started
+    return time.perf_counter() - started
 
 
 def ratio(measured: Measurement, rows: Iterable[Measurement]) -> float:
