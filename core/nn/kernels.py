@@ -51,15 +51,15 @@ def sdpa(
     q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
     """PyTorch's fused attention, which picks flash, memory-efficient, cuDNN or plain kernels itself."""
-    length, size = q.shape[2], k.shape[2]
-    causal = bias is None and sight.triangle(length, size)
-    mask = None if causal else sight.dense(q, k)
+    gqa = k.shape[1] != q.shape[1]
+    if bias is None and sight.triangle(q.shape[2], k.shape[2]):
+        # a branch of its own: compiled for any length, the comparison is a symbol, which no kernel takes as a flag
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=gqa)
+    mask = sight.dense(q, k)
     if bias is not None:
         bias = bias.to(q.dtype)
         mask = bias if mask is None else torch.where(mask, bias, float("-inf"))
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
-    )
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
 
 
 def split(
