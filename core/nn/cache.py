@@ -5,15 +5,16 @@ at. A :class:`Cache` is the tree of the slots of a stack; it travels in ``Ctx.ca
 keep no gradients.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .context import Tokens
 
-__all__ = ["Cache", "Growing", "Make", "Once", "Ring", "Slot", "Static"]
+__all__ = ["Cache", "Growing", "Make", "Once", "Ring", "Slot", "Static", "register_for_export"]
 
 Make = Callable[[], tuple[Tensor, Tensor, Tokens]]
 
@@ -119,6 +120,17 @@ class Static(Slot):
         if self._k is not None and self._v is not None and self._index is not None:
             self._k, self._v, self._index = self._k[rows], self._v[rows], self._index[rows]
 
+    def flatten(self) -> tuple[list[Any], int]:
+        """Return the tensors, and what else it takes to :meth:`build` the slot again."""
+        return [self._k, self._v, self._index, self.length], self.size
+
+    @classmethod
+    def build(cls, parts: Iterable[Any], size: int) -> "Static":
+        """Undo :meth:`flatten`."""
+        slot = cls(size)
+        slot._k, slot._v, slot._index, slot.length = parts
+        return slot
+
 
 class Ring(Slot):
     """Keeps the first ``sinks`` and the last ``window`` tokens: endless decoding in bounded memory.
@@ -183,6 +195,18 @@ class Once(Slot):
             k, v, tokens = self._held
             self._held = k[rows], v[rows], _picked(tokens, rows)
 
+    def flatten(self) -> tuple[list[Any], None]:
+        """Return the tensors, of which there are none before the first call; packed rows lose their host lengths."""
+        return [] if self._held is None else [*self._held[:2], *self._held[2][:3]], None
+
+    @classmethod
+    def build(cls, parts: Iterable[Any], context: None) -> "Once":
+        """Undo :meth:`flatten`."""
+        slot = cls()
+        held = list(parts)
+        slot._held = (held[0], held[1], Tokens(*held[2:])) if held else None
+        return slot
+
 
 class Cache(dict[Any, dict[str, Slot]]):
     """The slots of a stack, ``{block: {branch: Slot}}``; made by ``Stack.cache()``."""
@@ -201,6 +225,30 @@ class Cache(dict[Any, dict[str, Slot]]):
         """Continue every slot with the given rows of the batch (new B,)."""
         for slot in self.slots():
             slot.reorder(rows)
+
+
+def register_for_export() -> None:
+    """Let ``torch.export`` see the tensors of a filled :class:`Cache` of :class:`Static` and :class:`Once` slots.
+
+    The exported function must return the cache: it works on a copy. Call this once, before exporting or loading. It is
+    not done on import, since whatever maps over inputs (FSDP2's casts do) would then write into copies as well.
+    """
+    if Cache in pytree.SUPPORTED_NODES:
+        return
+
+    def add(kind: type, flatten: Callable[[Any], tuple[list[Any], Any]], build: Callable[[Any, Any], Any]) -> None:
+        def flatten_with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+            parts, context = flatten(node)
+            return [(pytree.SequenceKey(i), part) for i, part in enumerate(parts)], context
+
+        name = f"{__name__}.{kind.__name__}"
+        pytree.register_pytree_node(
+            kind, flatten, build, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys
+        )
+
+    add(Cache, lambda c: (list(c.values()), list(c)), lambda parts, keys: Cache(zip(keys, parts, strict=True)))
+    add(Static, Static.flatten, Static.build)
+    add(Once, Once.flatten, Once.build)
 
 
 def _joined(before: Tokens, new: Tokens, *, first: bool) -> Tokens:
