@@ -28,8 +28,16 @@ class Joint(nn.Module):
         self.kernel = kernel
 
     def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
-        """Map a tuple of (B, L_i, D_i) to the same. ``ctx.tokens`` is one Tokens for each stream, or unset."""
-        each = (Tokens(),) * len(x) if isinstance(ctx.tokens, Tokens) else ctx.tokens
+        """Map a tuple of (B, L_i, D_i) to the same. ``ctx.tokens`` is one Tokens for each stream, or unset.
+
+        Raises:
+            ValueError: if ``ctx.tokens`` says something about one stream only.
+        """
+        each = ctx.tokens
+        if isinstance(each, Tokens):
+            if any(fact is not None for fact in each):
+                raise ValueError(f"ctx.tokens must be one Tokens for each of {len(x)} streams, not a single one")
+            each = (each,) * len(x)
         heads: list[tuple[Tensor, ...]] = []
         for part, stream, tokens in zip(self.parts, x, each, strict=True):
             coords = coordinates(tokens, stream)
