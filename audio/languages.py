@@ -137,6 +137,8 @@ def language_code(language: str) -> str:
     codes = ALIASES | {name: code for code, name in LANGUAGES.items()}
     if wanted in codes:
         return codes[wanted]
-    near = difflib.get_close_matches(wanted, codes, n=3) or difflib.get_close_matches(wanted, LANGUAGES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(wanted, codes, n=3) or difflib.get_close_matches(
+        wanted, LANGUAGES, n=3, cutoff=0.5
+    )
     hint = f"did you mean {' or '.join(near)}?" if near else "give a code such as en, de, zh or an English name"
     raise InputError(f"unknown language {language!r}: {hint}")

@@ -59,7 +59,9 @@ class Tokenizer:
         known = {51_864: (False, 99), 51_865: (True, 99), 51_866: (True, 100)}
         if size not in known:
             expected = ", ".join(f"{number}" for number in known)
-            raise InputError(f"a vocabulary of {size} tokens is none of Whisper's ({expected}): no tokenizer fits this checkpoint")
+            raise InputError(
+                f"a vocabulary of {size} tokens is none of Whisper's ({expected}): no tokenizer fits this checkpoint"
+            )
         multilingual, languages = known[size]
         return cls(multilingual, languages)
 
@@ -130,7 +132,9 @@ class Tokenizer:
         code = language_code(language)
         if not self.multilingual:
             if code != "en" or task != "transcribe":
-                raise InputError(f"an English-only model can't {task} {LANGUAGES[code]}: use a multilingual one, such as tiny")
+                raise InputError(
+                    f"an English-only model can't {task} {LANGUAGES[code]}: use a multilingual one, such as tiny"
+                )
             return (self.sot,)
         if code not in self.language_tokens:
             raise InputError(f"this model doesn't know {LANGUAGES[code]}: large-v3 and turbo do")

@@ -115,7 +115,9 @@ class Transcription:
         # Silence after the end, so that the last frames are computed as if the recording went on.
         self.mel = transcriber.log_mel(waveform, padding=WINDOW_SECONDS * SAMPLE_RATE)
         self.frames = self.mel.shape[-1] - WINDOW_FRAMES
-        self.frames_per_step = WINDOW_FRAMES // transcriber.model.config.audio_context  # of a timestamp: 2 frames, 20 ms
+        self.frames_per_step = (
+            WINDOW_FRAMES // transcriber.model.config.audio_context
+        )  # of a timestamp: 2 frames, 20 ms
         self.language = language_code(self.settings.language or self._detect_language())
         self.segments: list[Segment] = []
         self.seek = 0  # the frame at which the next window begins

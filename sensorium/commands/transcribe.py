@@ -24,7 +24,10 @@ LONG = 30.0  # seconds of audio from which on a progress bar is worth its lines
 def transcribe(
     files: Annotated[list[Path], typer.Argument(help="recordings: wav, flac, ogg, mp3; others with the extra 'media'")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="name (tiny.en ... large-v3, turbo, distil-large-v3), folder, or owner/name")
+        str,
+        typer.Option(
+            "--model", "-m", help="name (tiny.en ... large-v3, turbo, distil-large-v3), folder, or owner/name"
+        ),
     ] = "tiny.en",
     language: Annotated[
         str | None, typer.Option("--language", "-l", help="of the speech, such as en or german; detected if not given")
@@ -76,7 +79,9 @@ def _places(files: list[Path], format: Format, output: Path | None) -> list[Path
     places = [output / f"{file.stem}.{format}" for file in files]
     twins = [file for file, place in zip(files, places, strict=True) if places.count(place) > 1]
     if twins:
-        raise InputError(f"{twins[0]} and {twins[1]} would both be written to {output / twins[0].stem}.{format}: rename one")
+        raise InputError(
+            f"{twins[0]} and {twins[1]} would both be written to {output / twins[0].stem}.{format}: rename one"
+        )
     return list(places)
 
 

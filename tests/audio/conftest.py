@@ -1,7 +1,9 @@
 """The reference: openai-whisper, with random or real weights, and our Whisper with the same weights."""
 
+import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,14 +83,20 @@ def as_ours(reference: openai_whisper.Whisper) -> Whisper:
     return model.eval()
 
 
-def random_models(vocab: int, seed: int, mels: int = 80, layers: int = 2, width: int = 64) -> Models:
-    """A small model of random weights, large enough for its choices to vary."""
+def make_random_models(vocab: int, seed: int, text_context: int = 80) -> Models:
+    """A small model of random weights, large enough for its choices to vary; a short context keeps its babble short."""
     torch.manual_seed(seed)
-    dims = ModelDimensions(mels, 1500, width, 2, layers, vocab, 448, width, 2, layers)
+    dims = ModelDimensions(80, 1500, 64, 2, 2, vocab, text_context, 64, 2, 2)
     reference = openai_whisper.Whisper(dims).eval()
     for name, parameter in reference.named_parameters():
         torch.nn.init.normal_(parameter, std=0.3 if "ln" not in name and parameter.ndim > 1 else 0.5)
     return as_ours(reference), reference
+
+
+@pytest.fixture(scope="session")
+def random_models() -> Callable[..., Models]:
+    """``random_models(vocab, seed)``: ours and openai-whisper's."""
+    return functools.cache(make_random_models)
 
 
 @pytest.fixture(scope="session")

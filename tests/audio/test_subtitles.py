@@ -10,7 +10,14 @@ from whisper.utils import WriteSRT, WriteTXT, WriteVTT
 from audio.subtitles import FORMATS, to_json, to_srt, to_txt, to_vtt
 from audio.transcribe import Segment, Transcript
 
-TIMES = [(0.0, 0.5), (0.5, 59.9994), (59.9996, 61.0), (3599.9999, 3600.0), (3661.001, 7322.0025), (360_000.0, 360_001.5)]
+TIMES = [
+    (0.0, 0.5),
+    (0.5, 59.9994),
+    (59.9996, 61.0),
+    (3599.9999, 3600.0),
+    (3661.001, 7322.0025),
+    (360_000.0, 360_001.5),
+]
 
 
 def transcript(texts: list[str]) -> Transcript:

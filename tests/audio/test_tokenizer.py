@@ -60,7 +60,11 @@ def test_encode_and_decode(pair: tuple, text: str) -> None:
     assert ours.decode(tokens) == text
     stamped = [ours.timestamp_begin, *tokens, ours.timestamp_begin + 54, ours.eot]
     assert ours.decode(stamped) == reference.decode(stamped)
-    assert ours.decode_with_timestamps(stamped) == reference.decode_with_timestamps(stamped) == f"<|0.00|>{text}<|1.08|><|endoftext|>"
+    assert (
+        ours.decode_with_timestamps(stamped)
+        == reference.decode_with_timestamps(stamped)
+        == f"<|0.00|>{text}<|1.08|><|endoftext|>"
+    )
 
 
 def test_decoding_of_any_tokens(pair: tuple) -> None:
@@ -102,7 +106,9 @@ def test_special_text_is_text() -> None:
     assert all(token < tokenizer.eot for token in tokenizer.encode("<|endoftext|> <|0.00|>"))
 
 
-@pytest.mark.parametrize(("size", "multilingual", "languages"), [(51864, False, 99), (51865, True, 99), (51866, True, 100)])
+@pytest.mark.parametrize(
+    ("size", "multilingual", "languages"), [(51864, False, 99), (51865, True, 99), (51866, True, 100)]
+)
 def test_for_vocab(size: int, multilingual: bool, languages: int) -> None:
     tokenizer = Tokenizer.for_vocab(size)
     assert (len(tokenizer), tokenizer.multilingual, len(tokenizer.languages)) == (size, multilingual, languages)
