@@ -60,7 +60,7 @@ class Augment(Transform):
         scale: Range of the crop's area, as a share of the picture.
         flip: Probability of a horizontal flip.
         jitter: Strength of the change of colours; without effect beside RandAugment.
-        policy: timm's name of a policy, such as "rand-m9-mstd0.5-inc1" (RandAugment, arXiv:1909.13719); None for none.
+        policy: timm's name of a policy, such as "rand-m9-mstd0.5-inc1" (RandAugment, arXiv:1909.13719); "" for none.
         erase: Probability of erasing a rectangle (arXiv:1708.04896).
         mean, std: Of the channels, for values in [0, 1].
     """
@@ -71,7 +71,7 @@ class Augment(Transform):
         scale: tuple[float, float] = (0.08, 1.0),
         flip: float = 0.5,
         jitter: float = 0.4,
-        policy: str | None = "rand-m9-mstd0.5-inc1",
+        policy: str = "rand-m9-mstd0.5-inc1",
         erase: float = 0.25,
         mean: RGB = IMAGENET_DEFAULT_MEAN,
         std: RGB = IMAGENET_DEFAULT_STD,
@@ -82,7 +82,7 @@ class Augment(Transform):
             scale=scale,
             hflip=flip,
             color_jitter=jitter,
-            auto_augment=policy,
+            auto_augment=policy or None,
             re_prob=erase,
             re_mode="pixel",
             mean=mean,

@@ -51,9 +51,16 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
+        for batch in self._batches():
             if batch is not None:
                 yield batch
+
+    def _batches(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if isinstance(batch, InputError):
+                self._loader._iterator = None  # lets the reading processes go
+                raise batch
+            yield batch
 
     @property
     def _iterator(self) -> Any:
@@ -84,7 +91,7 @@ class TrainLoader(Loader):
             self._position.epoch, self._position.consumed = epoch, 0
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
+        for batch in self._batches():
             # before the yield: while this batch is trained on, and perhaps a checkpoint written, it counts as consumed
             self._position.consumed += self.order.batch
             yield batch
@@ -125,13 +132,20 @@ class _Position:
 
 
 class _Whole(Dataset[Any]):
-    """Examples as a dataset whose batches are fetched whole; an empty share (end of an evaluation) becomes None."""
+    """Examples as a dataset whose batches are fetched whole.
+
+    An empty share (end of an evaluation) becomes None. An InputError is handed over as it is: DataLoader would make the
+    traceback of the reading process a part of its message.
+    """
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
 
     def __getitems__(self, keys: list[Key]) -> Any:
-        return self.examples.__getitems__(keys) if keys else None
+        try:
+            return self.examples.__getitems__(keys) if keys else None
+        except InputError as error:
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -92,7 +92,9 @@ class CommandLine(LightningCLI):
         self.folder = Path()
         common: dict[str, Any] = {"exit_on_error": False, "prog": "sensorium", "formatter_class": _Examples}
         usage = "sensorium {} -c CONFIG.yaml | --ckpt_path FILE.ckpt [--OPTION VALUE ...]"
-        parsers = {name: {**common, "usage": usage.format(name), "description": text} for name, text in EXAMPLES.items()}
+        parsers = {
+            name: {**common, "usage": usage.format(name), "description": text} for name, text in EXAMPLES.items()
+        }
         super().__init__(
             model_class=Task,
             datamodule_class=LightningDataModule,
@@ -196,7 +198,7 @@ class CommandLine(LightningCLI):
         except (InputError, MisconfigurationException) as error:
             if self.trainer.is_global_zero and not any(self.folder.glob("*.ckpt")):
                 remove(self.folder)
-            raise InputError(one_line(str(error))) from error
+            raise error if isinstance(error, InputError) else InputError(one_line(str(error))) from error
 
     def _callbacks(self, given: Namespace) -> list[Callback]:
         callbacks: list[Callback] = []

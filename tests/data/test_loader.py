@@ -46,6 +46,17 @@ def test_evaluation_begins_at_the_beginning_and_passes_over_empty_shares():
     assert list(loader) == list(loader) == [[(0, 2), (0, 3)], [(0, 6), (0, 7)]]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_the_data_comes_through_as_it_is(workers: int):
+    class Broken:
+        def __getitems__(self, keys):
+            raise InputError("a.png: damaged")
+
+    for loader in (Loader(Broken(), Order(8, 4), workers), TrainLoader(Broken(), Order(8, 4), workers)):
+        with pytest.raises(InputError, match=r"^a\.png: damaged$"):
+            next(iter(loader))
+
+
 def test_nothing_is_drawn_from_the_global_generators():
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     list(TrainLoader(_Echo(), Order(50, 4)))

@@ -30,7 +30,9 @@ class _Runs:
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module in reach whose import leaves a trace."""
     trace = tmp_path / "trace"
-    (tmp_path / "trap_for_imports.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()\nclass Task: pass\n")
+    (tmp_path / "trap_for_imports.py").write_text(
+        f"import pathlib\npathlib.Path({str(trace)!r}).touch()\nclass Task: pass\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     return trace
 
@@ -44,7 +46,9 @@ def _refused(*arguments: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["trap_for_imports.Task", "os.system", "subprocess.Popen", "builtins.eval", "shutil.rmtree"])
+@pytest.mark.parametrize(
+    "name", ["trap_for_imports.Task", "os.system", "subprocess.Popen", "builtins.eval", "shutil.rmtree"]
+)
 @pytest.mark.parametrize("place", ["model", "model.init_args.model", "data", "data.init_args.format", "trainer.logger"])
 def test_only_allowed_classes_are_imported(config: Callable[..., Path], trap: Path, name: str, place: str):
     path = config()

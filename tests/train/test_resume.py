@@ -136,9 +136,7 @@ def test_accumulation_equals_the_larger_batch(config: Callable[..., Path]):
     options = ["--model.mix", "null", "--model.optim.lr", "0.001"]
     path = config(noise=0.0, max_epochs=1)
     whole = load(fit(path, *options) / "last.ckpt")
-    parts = load(
-        fit(path, *options, "--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2") / "last.ckpt"
-    )
+    parts = load(fit(path, *options, "--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2") / "last.ckpt")
     assert whole["global_step"] == parts["global_step"] == 10
     for name, weight in whole["state_dict"].items():
         torch.testing.assert_close(parts["state_dict"][name], weight, rtol=1e-4, atol=1e-5)
