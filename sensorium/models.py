@@ -1,5 +1,6 @@
 """From a name or a path to what can be called: the pipelines behind `sensorium.load`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,71 @@ __all__ = ["list_models", "load"]
 
 
 def list_models(family: str | None = None) -> list[str]:
-    """The names that are known, as ``family/name``; with `family` (whisper, vit) only its own.
+    """The names that `load` knows, of all families or of one (whisper).
 
     Raises `InputError` for a family that there is not.
     """
     from audio.checkpoints import CHECKPOINTS
-    from vision.presets import PRESETS
 
-    known = {"whisper": list(CHECKPOINTS), "vit": list(PRESETS)}
+    known = {"whisper": list(CHECKPOINTS)}
     if family is not None and family not in known:
-        raise InputError(f"no family {family!r}: choose one of {', '.join(known)}")
-    return [f"{name}/{model}" for name, models in known.items() if family in (None, name) for model in models]
+        raise InputError(f"no family of models {family!r}: choose one of {', '.join(known)}")
+    return [model for name, models in known.items() if family in (None, name) for model in models]
+
+
+def load(source: str | Path, **settings: Any) -> Any:
+    """The pipeline that fits a model.
+
+    A Whisper becomes an `audio.transcribe.Transcriber`: ``load("tiny.en")("talk.mp3").text``; `settings` are those of
+    `audio.transcribe.Settings`, such as ``language="de"``. A ViT becomes a `vision.vit.ViT` in evaluation mode, which
+    maps images (B, C, H, W) to logits.
+
+    Args:
+        source: a name of `list_models`, a bundle, a checkpoint's file or folder, or ``owner/name`` of the Hugging Face
+            Hub. Whisper may come from OpenAI, Hugging Face or CTranslate2, a ViT from timm or Hugging Face.
+
+    Raises `InputError` when there is no such model, it is of no family that is known, or a setting doesn't fit it.
+    """
+    from audio.checkpoints import find_whisper
+
+    path = find_whisper(str(source))
+    return {"audio": _transcriber, "vision": _vit}[_family(path)](path, settings)
+
+
+def _family(path: Path) -> str:
+    """The package that a model belongs to, by what its bundle says or what its tensors are called."""
+    from core.weights import is_bundle, read, read_bundle
+
+    family = read_bundle(path).model.partition(".")[0] if is_bundle(path) else _family_of(read(path).tensors)
+    if family not in ("audio", "vision"):
+        raise InputError(f"{path} holds no model that is known: expected a Whisper or a ViT")
+    return family
+
+
+def _family_of(names: Iterable[str]) -> str:
+    signs = {"audio": ("decoder.", "decoder/", "model.decoder."), "vision": ("blocks.", "vit.", "encoder.layer.")}
+    given = list(names)
+    return next((family for family, starts in signs.items() if any(name.startswith(starts) for name in given)), "")
+
+
+def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
+    from audio.transcribe import Settings, Transcriber
+    from audio.weights import load_whisper
+
+    _refuse_unknown(settings, Settings.__dataclass_fields__, "transcriber")
+    model, _ = load_whisper(path)
+    return Transcriber(model, settings=Settings(**settings))
+
+
+def _vit(path: Path, settings: dict[str, Any]) -> Any:
+    from vision.weights import load_vit
+
+    _refuse_unknown(settings, (), "ViT")
+    model, _ = load_vit(path)
+    return model.eval()
+
+
+def _refuse_unknown(settings: dict[str, Any], known: Iterable[str], what: str) -> None:
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise InputError(f"a {what} has no {', '.join(unknown)}; it has {', '.join(known) or 'no settings'}")
