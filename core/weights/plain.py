@@ -22,7 +22,7 @@ def from_plain(kind: type[T], data: Mapping[str, Any], what: str = "") -> T:
         what: name for messages, by default that of the class.
 
     Raises:
-        InputError: if a key is unknown or missing, or a value is of another type.
+        InputError: if a key is unknown or missing, a value is of another type, or the class refuses it.
     """
     what = what or kind.__name__
     if not isinstance(data, Mapping):
@@ -39,7 +39,11 @@ def from_plain(kind: type[T], data: Mapping[str, Any], what: str = "") -> T:
     if needed:
         raise InputError(f"{what} lacks the field {needed[0]!r}")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value, f"{what}.{name}") for name, value in data.items()})
+    values = {name: _value(hints[name], value, f"{what}.{name}") for name, value in data.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def _value(hint: Any, value: Any, what: str) -> Any:
