@@ -58,7 +58,10 @@ def find_whisper(source: str) -> Path:
 
 
 def _packaged() -> Path | None:
-    """The folder of tiny.en in the package that carries it, if that is installed. Raises InputError when it was changed."""
+    """The folder of tiny.en in the package that carries it, if that is installed.
+
+    Raises InputError when it was changed.
+    """
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None

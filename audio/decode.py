@@ -32,9 +32,10 @@ class DecodingResult:
 
 
 class TimestampRules:
-    """Timestamps come in pairs, never go back, and open the transcript; text yields when a timestamp is likelier in sum.
+    """Timestamps open the transcript, come in pairs and never go back; text yields when they are likelier in sum.
 
-    A `Rule` of `core.generate` for the vocabulary of `tokenizer`. The first timestamp is at most `latest_start` steps of 20 ms.
+    A `Rule` of `core.generate` for the vocabulary of `tokenizer`. The first timestamp is at most `latest_start` steps
+    of 20 ms.
     """
 
     def __init__(self, tokenizer: Tokenizer, latest_start: int = LATEST_START) -> None:
@@ -101,8 +102,8 @@ class Decoder:
     ) -> list[DecodingResult]:
         """Decode each window of `audio` (B, S, D).
 
-        `prompt` is what was said before, as text tokens; of a long one the end counts. Raises InputError for a language or task
-        that the model doesn't know.
+        `prompt` is what was said before, as text tokens; of a long one the end counts. Raises InputError for a
+        language or task that the model doesn't know.
         """
         start = self.tokenizer.sot_sequence(language, task)
         before = self._before(prompt)

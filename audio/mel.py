@@ -46,9 +46,9 @@ def mel_filters(mels: int) -> Tensor:
 class LogMel:
     """Log-mel spectrogram with `mels` bands (80; 128 for large-v3 and turbo), scaled as Whisper was trained.
 
-    Called with audio (..., samples) in [-1, 1] at 16 kHz it gives (..., mels, samples // 160), float32, on the audio's device.
-    `padding` samples of silence are added at the end first. The floor, 8 decades below the loudest value, is each row's own:
-    a recording gives the same result alone and in a batch.
+    Called with audio (..., samples) in [-1, 1] at 16 kHz it gives (..., mels, samples // 160), float32, on the
+    audio's device. `padding` samples of silence are added at the end first. The floor, 8 decades below the loudest
+    value, is each row's own: a recording gives the same result alone and in a batch.
     """
 
     def __init__(self, mels: int = 80) -> None:

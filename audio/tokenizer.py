@@ -1,7 +1,7 @@
 """Whisper's tokenizers, from tiny.en to large-v3 and turbo.
 
-Every checkpoint uses one of two byte-pair vocabularies (English-only: GPT-2's; multilingual), followed by the same special
-tokens, so the two rank files in ``audio/assets`` serve all of them, whatever format the weights come in.
+Every checkpoint uses one of two byte-pair vocabularies (English-only: GPT-2's; multilingual), followed by the same
+special tokens, so the two rank files in ``audio/assets`` serve all of them, whatever format the weights come in.
 Source: openai/whisper ``whisper/tokenizer.py``.
 """
 
@@ -41,8 +41,8 @@ _WORD_INNER = [" -", " '"]
 class Tokenizer:
     """Text to token ids and back.
 
-    `multilingual` selects the vocabulary, `languages` how many language tokens it has (99; 100 from large-v3 on). The tokenizer
-    holds no state: language and task are given where they matter.
+    `multilingual` selects the vocabulary, `languages` how many language tokens it has (99; 100 from large-v3 on). The
+    tokenizer holds no state: language and task are given where they matter.
     """
 
     def __init__(self, multilingual: bool = True, languages: int = 99) -> None:

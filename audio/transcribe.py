@@ -97,7 +97,7 @@ class Transcriber:
         return self.start(audio).finish()
 
     def start(self, audio: Audio) -> "Transcription":
-        """Begin to transcribe a file, or a waveform (samples,) at 16 kHz: iterate over what is returned for its windows."""
+        """Begin to transcribe a file, or a waveform (samples,) at 16 kHz: iterate over the result for its windows."""
         return Transcription(self, _waveform(audio))
 
 
@@ -171,8 +171,8 @@ class Transcription:
     def _cut(self, tokens: list[int], size: int) -> tuple[list["_Piece"], int]:
         """Cut the tokens of a window of `size` frames where the end of one segment meets the start of the next.
 
-        Also says by how many frames the next window begins later. A last segment that has a start but no end is left out, and
-        the next window begins where it would: there it is heard whole.
+        Also says by how many frames the next window begins later. A last segment that has a start but no end is left
+        out, and the next window begins where it would: there it is heard whole.
         """
         stamped = [token >= self.tokenizer.timestamp_begin for token in tokens]
         cuts = [i for i in range(1, len(tokens)) if stamped[i - 1] and stamped[i]]

@@ -1,6 +1,7 @@
 """Read recordings as mono float32 waveforms, a block at a time, whatever their format and sample rate.
 
-wav, flac, ogg and mp3 are read by libsndfile (soundfile); m4a, mp4, webm and others by FFmpeg (PyAV, the extra ``media``).
+wav, flac, ogg and mp3 are read by libsndfile (soundfile); m4a, mp4, webm and others by FFmpeg (PyAV, the extra
+``media``).
 """
 
 import itertools
@@ -26,19 +27,20 @@ _BLOCK_VALUES = 1 << 22  # samples times channels held at once
 _UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile gives a still larger number for a flac that doesn't say how many it has
 _RATES = (1_000, 1_000_000)  # Hz, what a recording may claim
 
-# FFmpeg's default filter (swresample: 32 taps, cutoff 0.97, Kaiser beta 9), so that a file sounds to a model as it does to the
-# tools that models are compared with.
+# FFmpeg's default filter (swresample: 32 taps, cutoff 0.97, Kaiser beta 9), so that a file sounds to a model as it
+# does to the tools that models are compared with.
 _FILTER = {"lowpass_filter_width": 16, "rolloff": 0.97, "resampling_method": "sinc_interp_kaiser", "beta": 9.0}
 
-# What FFmpeg may take a file for: containers of sound and film, no playlists, which would open other files and addresses.
+# What FFmpeg may take a file for: containers of sound and film, no playlists, which would open other files and
+# addresses.
 _CONTAINERS = "mov,matroska,asf,avi,flac,ogg,mp3,wav,aac,ac3,eac3,aiff,caf,amr,ape,au,flv,mpeg,mpegts,tta,wv,w64,dsf"
 
 
 def read_audio(path: str | os.PathLike[str], rate: int = 16_000, longest: float = LONGEST) -> Tensor:
     """The recording in the file `path`, channels averaged, at `rate` Hz: (samples,), float32 in [-1, 1].
 
-    Raises InputError, naming the file, when it is missing, empty, a folder, no audio, damaged, cut short (flac), without an audio
-    stream, or lasts more than `longest` seconds.
+    Raises InputError, naming the file, when it is missing, empty, a folder, no audio, damaged, cut short (flac),
+    without an audio stream, or lasts more than `longest` seconds.
     """
     path = Path(path)
     _check_file(path)
@@ -113,7 +115,8 @@ def _opened_by_ffmpeg(path: Path, refusal: str) -> Iterator[tuple[Iterator[Tenso
         import av
     except ImportError as error:
         raise InputError(
-            f"{path} is not readable as wav, flac, ogg or mp3 ({refusal}): for other formats, pip install 'sensorium[media]'"
+            f"{path} is not readable as wav, flac, ogg or mp3 ({refusal}): "
+            "for other formats, pip install 'sensorium[media]'"
         ) from error
     with path.open("rb") as file:  # a file object, never a name: FFmpeg would also take addresses
         try:
@@ -159,14 +162,14 @@ def _checked(path: Path, blocks: Iterable[Tensor], rate: int, longest: float) ->
 
 
 def _resampled(blocks: Iterable[Tensor], source_rate: int, rate: int) -> Iterator[Tensor]:
-    """Resample a stream as if it were one signal: each block is filtered together with what the filter sees around it."""
+    """Resample a stream as if it were one signal: each block is filtered together with its surroundings."""
     if source_rate == rate:
         yield from blocks
         return
     from torchaudio.transforms import Resample  # imported here: most tools of ours never resample
 
-    # An odd rate (44,099 Hz) would need a filter bank of gigabytes. The nearest simple ratio is off by 2.5e-4 in the worst
-    # case, by 1e-6 for the rates of old machines.
+    # An odd rate (44,099 Hz) would need a filter bank of gigabytes. The nearest simple ratio is off by 2.5e-4 in the
+    # worst case, by 1e-6 for the rates of old machines.
     ratio = Fraction(rate, source_rate).limit_denominator(2_000)
     new, old = ratio.numerator, ratio.denominator
     filtered = Resample(old, new, dtype=torch.float64, **_FILTER).float()  # made in float32 its taps are off by 1e-5

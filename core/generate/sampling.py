@@ -1,7 +1,7 @@
 """What is done to logits before a token is chosen, and how it is chosen: small objects that compose.
 
-A **rule** forbids tokens; a **chooser** turns the logits that are left into one token a row. Both are plain callables, so a
-model family adds its own without touching this file (Whisper's timestamp rules are in ``audio/decode.py``).
+A **rule** forbids tokens; a **chooser** turns the logits that are left into one token a row. Both are plain callables,
+so a model family adds its own without touching this file (Whisper's timestamp rules are in ``audio/decode.py``).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ class Rule(Protocol):
     """Edits logits in place; ``-inf`` forbids a token."""
 
     def __call__(self, logits: Tensor, tokens: Tensor) -> None:
-        """Change `logits` (B, V), which predict the token after `tokens` (B, n): those generated so far, without the prompt."""
+        """Change `logits` (B, V), which predict what follows `tokens` (B, n): those generated so far, no prompt."""
         ...
 
 

@@ -53,8 +53,8 @@ def generate(
 ) -> list[Hypothesis]:
     """Extend each row of `prompt` (B, L) until it chooses the token `stop`, by `limit` tokens at most.
 
-    Greedy by default; pass ``choose=Sample(temperature)`` to draw instead. `rules` are applied in order, to float32 logits.
-    Rows that finish early wait, fed with `stop`, and change nothing for the others.
+    Greedy by default; pass ``choose=Sample(temperature)`` to draw instead. `rules` are applied in order, to float32
+    logits. Rows that finish early wait, fed with `stop`, and change nothing for the others.
     """
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ValueError(f"prompt must be (B, L) with L >= 1, not {tuple(prompt.shape)}")
