@@ -184,11 +184,12 @@ class _Constants(nn.Module):
 class Rope(_Constants):
     """Rotary positions (arXiv:2104.09864), in one or more dimensions.
 
-    Each axis of the coordinates turns its own share of the channels by all ``frequencies``; channels beyond
-    2 * axes * len(frequencies) are left alone, and so are tokens that stand nowhere.
+    Each axis of the coordinates turns its own share of the channels by its n frequencies; channels beyond 2 * axes * n
+    are left alone, and so are tokens that stand nowhere.
 
     Args:
-        frequencies: radians per step, (n,): :func:`rope_frequencies`, :func:`interpolated`, :func:`ntk`, :func:`yarn`.
+        frequencies: radians per step, (n,) for every axis or (axes, n): :func:`rope_frequencies`,
+            :func:`interpolated`, :func:`ntk`, :func:`yarn`.
         turn: how channels are paired: :func:`halves` or :func:`pairs`.
         magnitude: factor of cosine and sine (YaRN).
     """

@@ -163,6 +163,15 @@ def test_rope_2d_with_prefix_equals_timm_eva(prefix, turn):
     )  # fmt: skip
 
 
+def test_axes_with_frequencies_of_their_own_equal_timm_on_another_grid_than_it_was_trained_on():
+    """EVA stretches each axis of a new grid to the one that it knows."""
+    layers = pytest.importorskip("timm.layers")
+    table = layers.RotaryEmbeddingCat(16, in_pixels=False, feat_shape=[3, 5], ref_feat_shape=[6, 6]).get_embed()
+    ours = Rope(torch.stack([rope_frequencies(8) * 6 / 3, rope_frequencies(8) * 6 / 5]), pairs)
+    q = torch.randn(2, 3, 15, 16)
+    assert_close(ours(q, grid_coords((3, 5))), layers.apply_rot_embed_cat(q, table), 1e-6)
+
+
 def test_packed_rows_equal_llama_on_each_sequence_alone():
     module, config = llama()
     rotary = module.LlamaRotaryEmbedding(config)

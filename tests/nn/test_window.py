@@ -8,7 +8,7 @@ from torch import nn
 from core.nn import Block, Ctx, GridBuckets, LayerNorm, Mlp, RelativeBias, Residual, Windowed, attention
 from core.nn.window import RollThenPad
 
-DIM, HEADS = 12, 2
+DIM, HEADS = 8, 2
 
 
 def block(size, shift, dim=DIM, kind=Windowed):
@@ -143,7 +143,7 @@ class Stages(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("grid", [(16, 16), (16, 24), (13, 18), (9, 7)])
+@pytest.mark.parametrize("grid", [(16, 8), (13, 18), (9, 7)])
 def test_three_stages_equal_timm(grid):
     swin = pytest.importorskip("timm.models.swin_transformer")
     dynamic = {"always_partition": True, "dynamic_mask": True}
