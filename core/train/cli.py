@@ -90,6 +90,7 @@ class CommandLine(LightningCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         self.folder = Path()
+        self._kept: list[Callback] = []
         common: dict[str, Any] = {"exit_on_error": False, "prog": "sensorium", "formatter_class": _Examples}
         usage = "sensorium {} -c CONFIG.yaml | --ckpt_path FILE.ckpt [--OPTION VALUE ...]"
         parsers = {
@@ -167,7 +168,7 @@ class CommandLine(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, say where the results are, and test if that was asked for."""
         self._run("fit", **kwargs)
-        best = next((kept.best_model_path for kept in self.trainer.callbacks if isinstance(kept, Best)), "") or None
+        best = next((kept.best_model_path for kept in self._kept if isinstance(kept, Best)), "") or None
         if self.trainer.is_global_zero:
             use = f"; use them: sensorium test|predict --ckpt_path {best}" if best else ""
             print(f"results in {self.folder}{use}", flush=True)
@@ -184,10 +185,6 @@ class CommandLine(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions."""
-        writer = self.model.prediction_writer(self.folder)
-        if writer is None:
-            raise InputError(f"{type(self.model).__name__} has no predictions to write")
-        self.trainer.callbacks.append(writer)
         self._run("predict", return_predictions=False, **kwargs)
         if self.trainer.is_global_zero:
             print(f"predictions in {self.folder}", flush=True)
@@ -204,19 +201,24 @@ class CommandLine(LightningCLI):
         callbacks: list[Callback] = []
         if given.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines())
+        if self.subcommand == "predict":
+            callbacks.append(self._writer())
         if self.subcommand != "fit":
             return callbacks
         callbacks += [Resume(self._get(self.config, "seed_everything")), Recipe(self.folder, self._recipe())]
         if given.get("logger") is not False:
             callbacks.append(LearningRateMonitor("step"))
         if given.get("enable_checkpointing") is not False:
-            callbacks += self._checkpoints()
-        return callbacks
+            every = self._get(self.config, "save_every")
+            self._kept = [Best(self.folder, self.model.monitor, self.model.mode), Last(self.folder)]
+            self._kept += [Last(self.folder, every)] if every else []
+        return [*callbacks, *self._kept]
 
-    def _checkpoints(self) -> list[Callback]:
-        every = self._get(self.config, "save_every")
-        within = [Last(self.folder, every)] if every else []
-        return [Best(self.folder, self.model.monitor, self.model.mode), Last(self.folder), *within]
+    def _writer(self) -> Callback:
+        writer: Callback | None = self.model.prediction_writer(self.folder)
+        if writer is None:
+            raise InputError(f"{type(self.model).__name__} has no predictions to write")
+        return writer
 
     def _loggers(self) -> list[Logger]:
         place: dict[str, Any] = {

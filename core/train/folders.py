@@ -41,8 +41,9 @@ def new_folder(base: Path) -> Path:
     inherited = os.environ.get(_VARIABLE)
     if inherited:
         return Path(inherited)
-    if rank_zero_only.rank > 0:
-        return base / f"rank_{rank_zero_only.rank}"
+    rank = getattr(rank_zero_only, "rank", 0)
+    if rank > 0:
+        return base / f"rank_{rank}"
     while True:
         taken = [int(m[1]) for m in (re.fullmatch(r"version_(\d+)", path.name) for path in base.glob("version_*")) if m]
         folder = base / f"version_{max(taken, default=-1) + 1}"

@@ -33,7 +33,7 @@ def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, idx_folder: Path) -> Callable[..., Path]:
-    """Writes a configuration of a tiny ViT (2 blocks, 10 steps an epoch, 3 epochs); ``noise`` is its stochastic depth."""
+    """Writes a configuration: a tiny ViT, 10 steps an epoch, 3 epochs; ``noise`` is its stochastic depth."""
 
     def write(noise: float = 0.5, **trainer: Any) -> Path:
         small = {"class_path": "vision.augment.Small", "init_args": {"mean": [0.3], "std": [0.3]}}

@@ -50,7 +50,7 @@ class PredictionWriter(Callback):
         """Collect the rows of all processes and write them."""
         rows, self._rows = sorted(_gather(self._rows)), []
         if trainer.is_global_zero:
-            images = trainer.datamodule.images("predict")
+            images = trainer.datamodule.images("predict")  # type: ignore[attr-defined]
             names = getattr(pl_module, "class_names", [])
             write_text(self.path, _table(rows, images.name, names))
 
