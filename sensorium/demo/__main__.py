@@ -67,7 +67,7 @@ def figures(heard: speech.Listening, trained: images.Training, total: float) -> 
     spent = sum(clip.seconds for clip in heard.clips)
     return [
         (f"{100 * speech.word_error_rate(heard.clips):.1f} %", "words wrong in speech"),
-        (f"{audio / spent:.1f}x", "faster than real time"),
+        (f"{audio / spent:.1f}x", "real time, speech to text"),
         (f"{100 * trained.test_accuracy:.1f} %", f"of {len(trained.truth)} test images right"),
         (f"{trained.seconds:.0f} s", "to train and test"),
         (f"{total:.0f} s", "for everything"),
@@ -126,10 +126,10 @@ def image_parts(trained: images.Training) -> list[str]:
 
 
 def attention_parts(trained: images.Training) -> list[str]:
-    """The last block's attention, one image of each of six classes that was recognised."""
+    """The last block's attention, for one image of each of five classes that was recognised."""
     right = np.flatnonzero(trained.truth == trained.guess)
     _, first = np.unique(trained.truth[right], return_index=True)
-    chosen = right[first][:6]
+    chosen = right[first][:5]
     maps = images.attention_to_patches(trained.checkpoint, trained.images[chosen])
     heads = maps.shape[1]
     shown = np.concatenate([maps.mean(axis=1, keepdims=True), maps], axis=1)

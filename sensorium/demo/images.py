@@ -1,6 +1,7 @@
 """The second job: train a small ViT on 5000 images with the public configuration, then look at what it learned."""
 
 import csv
+import os
 import shlex
 import subprocess
 import sys
@@ -44,17 +45,17 @@ def train(root: Path, folder: Path, epochs: int) -> Training:
 
     Raises `InputError` when one of them fails.
     """
-    runs = folder / "runs"
+    runs = Path(os.path.relpath(folder / "runs", root))
     fit = ["fit", "-c", str(CONFIG), "--trainer.max_epochs", str(epochs), "--runs", str(runs), "--name", "vit"]
     fit += ["--trainer.log_every_n_steps", "2"]
     started = time.perf_counter()
     run(root, fit)
     seconds = time.perf_counter() - started
-    trained = newest(runs / "vit", "best.ckpt")
-    predict = ["predict", "--ckpt_path", str(trained), "--runs", str(runs), "--name", "predictions"]
+    trained = newest(root / runs / "vit", "best.ckpt")
+    predict = ["predict", "--ckpt_path", os.path.relpath(trained, root), "--runs", str(runs), "--name", "predictions"]
     run(root, predict)
     commands = [shlex.join(["sensorium", *line]) for line in (fit, predict)]
-    return read_training(root, trained, newest(runs / "predictions", "predictions.csv"), commands, seconds)
+    return read_training(root, trained, newest(root / runs / "predictions", "predictions.csv"), commands, seconds)
 
 
 def run(root: Path, arguments: list[str]) -> None:
