@@ -295,6 +295,21 @@ def test_relative_bias_equals_t5(decoder):
     assert_equal_modules(ours, theirs, lambda named: renamed(named, T5), [x], ours, peer, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("heads", [True, [3, 1]])
+def test_captured_weights_have_the_bias_of_their_heads_and_the_shared_one(heads):
+    module, config = t5(relative_attention_num_buckets=8, relative_attention_max_distance=12)
+    theirs = module.T5Attention(config, has_relative_attention_bias=True, layer_idx=0)
+    nn.init.normal_(theirs.relative_attention_bias.weight)
+    ours = attention(16, 4, bias="", scale=1.0, pair_bias=RelativeBias(4, LogBuckets(8, 12)))
+    ours.load_state_dict(renamed(theirs.state_dict(), T5))
+    x, shared, notes = torch.randn(2, 20, 16), torch.randn(2, 4, 20, 20), {}
+    with torch.no_grad():
+        y = ours(x, Ctx(bias=shared, want=heads, notes=notes))
+        wanted, _, weights = theirs(x, position_bias=theirs.compute_bias(20, 20) + shared)
+    assert_close(y, wanted, 1e-5)
+    assert_close(notes["weights"], weights if heads is True else weights[:, heads], 1e-6)
+
+
 def t5_decoder(config):
     """A stack whose blocks share one bias, which its owner computes."""
 
