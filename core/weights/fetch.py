@@ -139,7 +139,12 @@ def _download(url: str, sha256: str) -> Path:
     path = folder / (name.lstrip(".") or "file")
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"can't write to {cache_folder()} ({error.strerror}): set SENSORIUM_CACHE to a folder"
+        ) from error
     part = path.with_name(path.name + ".part")
     with FileLock(f"{part}.lock"):  # of several processes one downloads and the others find it done
         if path.exists():

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -134,11 +135,17 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _read_torch(path: Path, key: str | None) -> Checkpoint:
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _check_zip(path)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is said once, below
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"it asks for {named[1]}" if named else _line(error)
         raise InputError(f"{path} is refused: it holds more than weights ({why}), which could run code") from error
+    except InputError:
+        raise
     # a damaged pickle can fail in any way that a pickle can
     except Exception as error:
         raise InputError(f"{path} is not readable as a PyTorch file ({_line(error)}): fetch it again") from error
@@ -153,6 +160,13 @@ def _read_torch(path: Path, key: str | None) -> Checkpoint:
         raise InputError(f"{path} holds no weights: expected tensors by name, found {type(data).__name__}")
     meta = {str(name): value for name, value in data.items() if name not in sets and _is_plain(value)}
     return Checkpoint(path, "torch", sets[key], meta)
+
+
+def _check_zip(path: Path) -> None:
+    """PyTorch stores its archives as they are: one that would grow was made by something else."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise InputError(f"{path} is refused: a compressed archive is no PyTorch file")
 
 
 def _read_shards(index: Path) -> Checkpoint:

@@ -163,6 +163,9 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder() == tmp_path / "sensorium"
     monkeypatch.setenv("SENSORIUM_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+    (tmp_path / "own").write_text("a file")
+    with pytest.raises(InputError, match="can't write to"):
+        fetch("https://127.0.0.1:1/x.pt", sha256=SHA)
 
 
 def test_local_paths(tmp_path: Path) -> None:

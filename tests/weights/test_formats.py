@@ -5,6 +5,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,17 @@ def test_pickles_that_are_not_weights_never_run(tmp_path: Path, kind: str) -> No
     assert not mark.exists()
     if kind == "torch":
         refused(file, "is refused", "mkdir")
+
+
+def test_an_archive_that_would_grow(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as old,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry) + bytes(10**6) * entry.filename.endswith("data/0"))
+    refused(tmp_path / "b.pt", "compressed archive")
 
 
 def test_damaged_files(tmp_path: Path) -> None:
