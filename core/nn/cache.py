@@ -5,7 +5,7 @@ at. A :class:`Cache` is the tree of the slots of a stack; it travels in ``Ctx.ca
 keep no gradients.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -208,8 +208,23 @@ class Once(Slot):
         return slot
 
 
-class Cache(dict[Any, dict[str, Slot]]):
-    """The slots of a stack, ``{block: {branch: Slot}}``; made by ``Stack.cache()``."""
+class Cache(Mapping[Any, dict[str, Slot]]):
+    """The slots of a stack, ``{block: {branch: Slot}}``; made by ``Stack.cache()``.
+
+    Not a dict, which FSDP2's casts would replace by a plain one.
+    """
+
+    def __init__(self, slots: Mapping[Any, dict[str, Slot]]) -> None:
+        self._slots = dict(slots)
+
+    def __getitem__(self, block: Any) -> dict[str, Slot]:
+        return self._slots[block]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
 
     def slots(self) -> Iterator[Slot]:
         """Yield every slot."""
@@ -230,8 +245,8 @@ class Cache(dict[Any, dict[str, Slot]]):
 def register_for_export() -> None:
     """Let ``torch.export`` see the tensors of a filled :class:`Cache` of :class:`Static` and :class:`Once` slots.
 
-    The exported function must return the cache: it works on a copy. Call this once, before exporting or loading. It is
-    not done on import, since whatever maps over inputs (FSDP2's casts do) would then write into copies as well.
+    The exported function must return the cache: it works on a copy. Call this once, before exporting. It is not done on
+    import: whatever maps a function over inputs would then hand copies to the blocks, and what they write be lost.
     """
     if Cache in pytree.SUPPORTED_NODES:
         return
@@ -246,7 +261,7 @@ def register_for_export() -> None:
             kind, flatten, build, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys
         )
 
-    add(Cache, lambda c: (list(c.values()), list(c)), lambda parts, keys: Cache(zip(keys, parts, strict=True)))
+    add(Cache, lambda c: (list(c.values()), list(c)), lambda parts, keys: Cache(dict(zip(keys, parts, strict=True))))
     add(Static, Static.flatten, Static.build)
     add(Once, Once.flatten, Once.build)
 

@@ -24,7 +24,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from toys import DIM, MEMORY, balance, decoder
 
-from core.nn import Ctx, Memory, Stack, direct, padded_tokens, recomputed
+from core.nn import Ctx, LearnedPositions, Memory, Stack, direct, padded_tokens, recomputed
 
 RANKS, ROWS, LENGTH = 2, 2, 7
 CHECKS: dict[str, Callable[[int], None]] = {}
@@ -167,19 +167,36 @@ def fsdp_half_precision(rank: int) -> None:
     assert not torch.equal(half(x.bfloat16(), rounded._replace(memory=memory)).x, wanted)
 
 
+class Numbered(nn.Module):
+    """A stack whose tokens are numbered on from those in the cache, as text decoders do."""
+
+    def __init__(self, blocks: Stack) -> None:
+        super().__init__()
+        self.positions = LearnedPositions(LENGTH, DIM)
+        self.blocks = blocks
+
+    def forward(self, x: Tensor, ctx: Ctx) -> Tensor:
+        coords = torch.arange(x.shape[1]) + (0 if ctx.cache is None else ctx.cache.length)
+        return self.blocks(self.positions(x, coords[None]), ctx).x
+
+
 @check
 def fsdp_decoding(rank: int) -> None:
-    """Slots pass through FSDP's casts as they are: what is written into them stays."""
-    model = decoder().eval()
-    single = copy.deepcopy(model)
-    sharded = shard(model)
+    """The cache passes through FSDP's casts as it is: what is written into it stays, and it still knows its length."""
+    model = Numbered(decoder().eval())
+    half = copy.deepcopy(model).bfloat16()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    shard(model.blocks, mp_policy=policy)
+    sharded = fully_shard(model, mp_policy=policy)
     x, ctx = batches()[rank]
+    found = []
     with torch.no_grad():
-        wanted = single(x, Ctx(memory=ctx.memory)).x
-        cache = sharded.cache()
-        found = [sharded(piece, Ctx(memory=ctx.memory, cache=cache)).x for piece in x.split([3, 1, 1, 1, 1], 1)]
-    torch.testing.assert_close(torch.cat(found, 1), wanted, atol=1e-6, rtol=1e-6)
-    assert cache.length == LENGTH
+        for each, given in ((sharded, ctx.memory.x), (half, ctx.memory.x.bfloat16())):
+            cache = each.blocks.cache()
+            steps = x.to(given.dtype).split([3, 1, 1, 1, 1], 1)
+            found.append(torch.cat([each(step, Ctx(memory=Memory(given), cache=cache)) for step in steps], 1))
+            assert cache.length == LENGTH
+    torch.testing.assert_close(*found, atol=0, rtol=0)
 
 
 ATTENTION = {"q.proj": ColwiseParallel, "k.proj": ColwiseParallel, "v.proj": ColwiseParallel, "out": RowwiseParallel}
