@@ -5,22 +5,17 @@ so a model family adds its own without touching this file (Whisper's timestamp r
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 __all__ = ["Chooser", "ForcePrefix", "Rule", "Sample", "Suppress", "SuppressAtBegin", "most_likely"]
 
-Chooser = Callable[[Tensor], Tensor]  # logits (B, V) -> token ids (B,)
+Rule = Callable[[Tensor, Tensor], None]
+"""Changes, in place, the logits (B, V) for what follows tokens (B, n): those generated so far, without the prompt."""
 
-
-class Rule(Protocol):
-    """Edits logits in place; ``-inf`` forbids a token."""
-
-    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
-        """Change `logits` (B, V), which predict what follows `tokens` (B, n): those generated so far, no prompt."""
-        ...
+Chooser = Callable[[Tensor], Tensor]
+"""Turns logits (B, V) into token ids (B,)."""
 
 
 class Suppress:

@@ -4,9 +4,8 @@ The same loop serves speech recognition and language models: what differs betwee
 whatever it attends to), the rules and the prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,15 +15,12 @@ from core.generate.sampling import Chooser, Rule, most_likely
 __all__ = ["Hypothesis", "Step", "generate"]
 
 
-class Step(Protocol):
-    """A model together with its key/value cache, made anew for each call of `generate`."""
+Step = Callable[[Tensor], Tensor]
+"""A model together with its key/value cache, made anew for each call of `generate`.
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits (B, L, V) for what follows each of `tokens` (B, L), which come after all tokens of earlier calls.
-
-        The logits are the caller's to change.
-        """
-        ...
+It gives the logits (B, L, V) for what follows each of tokens (B, L), which come after all tokens of earlier calls. The
+logits are the caller's to change.
+"""
 
 
 @dataclass(frozen=True)
