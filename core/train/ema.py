@@ -1,6 +1,6 @@
 """Exponential moving average of the weights, kept in float32 beside the model and inside its checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,14 @@ class EMA(nn.Module):
             _place(self, name, nn.Parameter(parameter.detach().clone().float(), requires_grad=False))
         self._held: list[Tensor] | None = None
 
-    @property
-    def swapped(self) -> bool:
-        """Whether a module holds the averages at the moment."""
-        return self._held is not None
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EMA":
+        """Move to a device, but never to another precision (``bf16-true``): small steps would be rounded away."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
 
     def decay_at(self, step: int) -> float:
         """The weight of the past in update ``step`` (from 0)."""

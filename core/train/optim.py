@@ -41,10 +41,10 @@ class Optim:
     eps: float = 1e-8
     layer_decay: float = 1.0
 
-    def build(self, module: nn.Module) -> torch.optim.AdamW:
-        """The optimizer for the trainable parameters of a module."""
+    def build(self, module: nn.Module, fused: bool = True) -> torch.optim.AdamW:
+        """The optimizer for the trainable parameters of a module; ``fused`` is PyTorch's faster implementation."""
         groups = param_groups(module, self.lr, self.weight_decay, self.layer_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
 
 
 def param_groups(module: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

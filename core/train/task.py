@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule
 from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -62,12 +63,31 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and a schedule that moves with every optimizer step."""
-        optimizer = self.optim.build(self)
+        # float16 needs a scaler of gradients, which only unfused optimizers let one clip
+        optimizer = self.optim.build(self, fused=self.trainer.precision != "16-mixed")
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise InputError("the schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         factor: Callable[[int], float] = lambda step: self.schedule.factor(step, int(total))  # noqa: E731
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by PyTorch's own functions, which know sharded parameters too.
+
+        Lightning's would refuse any fused optimizer in mixed precision, and clipping by norm with FSDP.
+        """
+        if not gradient_clip_val:
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if gradient_clip_algorithm == "value":
+            clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            clip_grad_norm_(parameters, gradient_clip_val)
 
     def optimizer_step(
         self,

@@ -58,6 +58,14 @@ def test_is_trained_by_nobody_and_stored():
     assert {"ema.weight", "ema.bias"} < set(holder.state_dict())
 
 
+def test_keeps_its_precision():
+    module = nn.Linear(2, 2)
+    holder = nn.ModuleDict({"model": module, "ema": EMA(module, 0.9)}).to(torch.bfloat16)
+    assert holder["model"].weight.dtype == torch.bfloat16
+    assert holder["ema"].weight.dtype == torch.float32
+    assert holder.to("meta")["ema"].weight.device.type == "meta"
+
+
 def test_of_a_module_sharded_by_fsdp2():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
