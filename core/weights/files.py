@@ -22,8 +22,12 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        draft = room / path.name  # made by whoever writes it, so that it follows the user's mask
+        draft = room / path.name
         yield draft
+        # some writers make private files; the result follows the user's mask like any other
+        mask = room / ".mask"
+        mask.touch()
+        draft.chmod(mask.stat().st_mode)
         sync(draft)
         os.replace(draft, path)
         sync(path.parent)

@@ -51,6 +51,8 @@ def test_written_files_are_read_by_others(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["c"], np.arange(6).reshape(2, 3).T)
     assert read(file).meta["by"] == "us"
     assert [path.name for path in file.parent.iterdir()] == ["x.safetensors"]
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
