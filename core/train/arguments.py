@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 
 from core.errors import InputError
-from core.train.checkpoint import read_checkpoint, read_recipe
+from core.train.checkpoint import read_recipe
 
 __all__ = ["ALLOWED", "one_line", "restrict_imports", "with_recipe"]
 
@@ -43,24 +43,21 @@ def with_recipe(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
     Raises:
         InputError: If there is neither, or the checkpoint can't be used.
     """
-    if not arguments or arguments[0] not in commands or {"-h", "--help"} & set(arguments):
+    asks_for_help = any(argument == "-h" or re.fullmatch(r"--(.+\.)?help(=.*)?", argument) for argument in arguments)
+    if not arguments or arguments[0] not in commands or asks_for_help:
         return list(arguments)
     command, *options = arguments
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scanner.add_argument("-c", "--config", nargs="?")
     scanner.add_argument("--ckpt_path", nargs="?")
     found, _ = scanner.parse_known_args(options)
-    if found.ckpt_path is None and found.config is None:
+    if found.config is not None:
+        return list(arguments)
+    if found.ckpt_path is None:
         raise InputError(
             f"{command} needs a configuration, -c FILE.yaml, or a checkpoint that carries one, --ckpt_path FILE"
         )
-    if found.ckpt_path is None:
-        return list(arguments)
-    checkpoint = Path(found.ckpt_path)
-    if found.config is not None:
-        read_checkpoint(checkpoint)
-        return list(arguments)
-    recipe = read_recipe(checkpoint)
+    recipe = read_recipe(Path(found.ckpt_path))
     if command != "fit":
         # of the training's trainer only what changes the results
         precision = recipe.get("trainer", {}).get("precision")

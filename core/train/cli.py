@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from core.errors import InputError
 from core.train.arguments import one_line, restrict_imports, with_recipe
-from core.train.checkpoint import Best, Last, Recipe
+from core.train.checkpoint import Best, Last, Recipe, read_checkpoint
 from core.train.folders import new_folder, one_run, remove
 from core.train.progress import EpochLines
 from core.train.resume import Resume
@@ -136,8 +136,11 @@ class CommandLine(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Refuse to measure or predict with random weights."""
-        if self.subcommand != "fit" and not self._get(self.config, "ckpt_path"):
+        """Refuse to measure or predict with random weights, or to load a file that is no checkpoint."""
+        path = self._get(self.config, "ckpt_path")
+        if path is not None:
+            read_checkpoint(Path(path))
+        elif self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs trained weights: --ckpt_path FILE.ckpt")
 
     def instantiate_classes(self) -> None:

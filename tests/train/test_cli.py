@@ -93,6 +93,14 @@ def test_bad_checkpoints(tmp_path: Path):
     assert "without its configuration" in refused(file)
 
 
+def test_a_bad_checkpoint_named_by_a_configuration(config: Callable[..., Path], tmp_path: Path):
+    torch.save({"state_dict": _Runs(tmp_path / "trace")}, tmp_path / "bad.ckpt")
+    path = config()
+    path.write_text(f"{path.read_text()}\nckpt_path: {tmp_path / 'bad.ckpt'}\n")
+    assert "could run code" in _refused("fit", "-c", str(path))
+    assert not (tmp_path / "trace").exists()
+
+
 def test_bad_options_and_configurations(config: Callable[..., Path], tmp_path: Path):
     path = str(config())
     runs = tmp_path / "runs"
@@ -179,6 +187,12 @@ def test_help_has_examples(command: str, capsys):
     said = capsys.readouterr().out
     assert f"\n  sensorium {command} --ckpt_path" in said
     assert "--data.help" in said or "--data CONFIG" in said
+
+
+def test_help_of_a_class_needs_no_configuration(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "vision.tasks.classify.Classify"])
+    assert "--model.smoothing" in capsys.readouterr().out
 
 
 def test_errors_of_the_parser_in_one_line():
