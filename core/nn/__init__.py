@@ -5,6 +5,7 @@ from .attention import Attention, CrossAttention, Heads, attention, cross_attent
 from .block import Block, Each, Modulated, PostNorm, Repeat, Replace, Residual, Stack, direct, recomputed
 from .cache import Cache, Growing, Once, Ring, Slot, Static
 from .context import Ctx, Memory, Out, Tokens
+from .export import register_for_export
 from .feedforward import GEGLU, GatedMlp, Mlp, SwiGLU
 from .init import trunc_normal
 from .joint import Joint, Streams
@@ -30,7 +31,7 @@ from .position import (
     sinusoids_2d,
     yarn,
 )
-from .window import Windowed
+from .window import RollThenPad, Windowed
 
 __all__ = [
     "GEGLU",
@@ -71,6 +72,7 @@ __all__ = [
     "Replace",
     "Residual",
     "Ring",
+    "RollThenPad",
     "Rope",
     "Sight",
     "Slot",
@@ -96,6 +98,7 @@ __all__ = [
     "patch_grid",
     "patchify",
     "recomputed",
+    "register_for_export",
     "rope_frequencies",
     "sinusoids",
     "sinusoids_2d",

@@ -4,7 +4,7 @@ Query, key and value have a projection each: tensor parallelism, LoRA and weight
 tokens up it costs nothing. Fused public checkpoints are split on load.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import torch
@@ -15,7 +15,17 @@ from .cache import Once, Slot
 from .context import Ctx, Tokens
 from .mask import Full, Mask, Sight
 
-__all__ = ["Attention", "CrossAttention", "Heads", "PairBias", "Turn", "attention", "coordinates", "cross_attention"]
+__all__ = [
+    "Attention",
+    "CrossAttention",
+    "Heads",
+    "PairBias",
+    "Turn",
+    "attention",
+    "captured",
+    "coordinates",
+    "cross_attention",
+]
 
 
 class Turn(Protocol):
@@ -116,7 +126,7 @@ class Attention(nn.Module):
         sight = Sight(self._rule(ctx), tokens, keys)
         bias = self._pair_bias(x, k, tokens, keys, start, ctx)
         if ctx.want is not None:
-            self._capture(q, k, sight, bias, ctx)
+            ctx.notes["weights"] = captured(q, k, sight, bias, self.scale, ctx.want)
         y = self.kernel(q, k, v, sight, bias, self.scale)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, h, L, d) -> (B, L, h*d)
 
@@ -143,18 +153,6 @@ class Attention(nn.Module):
         given = next((c for c in (keys.coords, keys.index) if c is not None), slots)
         bias = self.bias(coordinates(tokens, x, start), given)
         return bias if ctx.bias is None else bias + ctx.bias
-
-    def _capture(self, q: Tensor, k: Tensor, sight: Sight, bias: Tensor | None, ctx: Ctx) -> None:
-        """Compute the weights of the wanted heads beside the kernel, which stays fused."""
-        heads = list(range(q.shape[1])) if ctx.want is True else list(ctx.want)
-        if not sight.rule.ordinal:  # it may look at the number of the head: judge all of them, then pick
-            ctx.notes["weights"] = kernels.weights(q.float(), k.float(), sight, bias, self.scale)[:, heads]
-            return
-        share = q.shape[1] // k.shape[1]
-        given = k[:, [head // share for head in heads]]
-        if bias is not None and bias.shape[1] > 1:
-            bias = bias[:, heads]
-        ctx.notes["weights"] = kernels.weights(q[:, heads].float(), given.float(), sight, bias, self.scale)
 
 
 class CrossAttention(Attention):
@@ -202,6 +200,26 @@ class CrossAttention(Attention):
         self, x: Tensor, k: Tensor, tokens: Tokens, keys: Tokens, start: int | Tensor, ctx: Ctx
     ) -> Tensor | None:
         return None if self.bias is None else super()._pair_bias(x, k, tokens, keys, start, ctx._replace(bias=None))
+
+
+def captured(
+    q: Tensor, k: Tensor, sight: Sight, bias: Tensor | None, scale: float | None, want: Collection[int] | bool
+) -> Tensor:
+    """Return the attention weights (B, wanted heads, L, S), in float32 or better; the kernel, beside this, stays fused.
+
+    Args:
+        q, k, sight, bias, scale: as kernels take them.
+        want: the numbers of the heads, or True for all.
+    """
+    heads = list(range(q.shape[1])) if isinstance(want, bool) else list(want)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    if not sight.rule.ordinal:  # it may look at the number of the head: judge all of them, then pick
+        return kernels.weights(q.to(dtype), k.to(dtype), sight, bias, scale)[:, heads]
+    share = q.shape[1] // k.shape[1]
+    given = k[:, [head // share for head in heads]]
+    if bias is not None and bias.shape[1] > 1:
+        bias = bias[:, heads]
+    return kernels.weights(q[:, heads].to(dtype), given.to(dtype), sight, bias, scale)
 
 
 def coordinates(tokens: Tokens, x: Tensor, start: int | Tensor = 0) -> Tensor:

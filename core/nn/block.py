@@ -4,7 +4,7 @@ A branch is any module that maps ``(x, ctx)`` to x. What differs between familie
 another ``fn`` or ``norm``, another flow of data is another class beside :class:`Residual`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention
 from .cache import Cache, Growing, Slot
-from .context import Ctx, Out
+from .context import Ctx, Out, Tokens
 from .norm import Modulation
 
 __all__ = ["Block", "Each", "Modulated", "PostNorm", "Repeat", "Replace", "Residual", "Stack", "direct", "recomputed"]
@@ -89,8 +89,10 @@ class Each(nn.Module):
 
     def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
         """Map a tuple of (B, L_i, D_i) to the same."""
+        tokens = (ctx.tokens,) * len(x) if isinstance(ctx.tokens, Tokens) else ctx.tokens
         return tuple(
-            s if isinstance(branch, nn.Identity) else branch(s, ctx) for branch, s in zip(self.branches, x, strict=True)
+            s if isinstance(branch, nn.Identity) else branch(s, ctx._replace(tokens=own))
+            for branch, s, own in zip(self.branches, x, tokens, strict=True)
         )
 
 
@@ -106,7 +108,12 @@ class Block(nn.Module):
         """Return the activations, and the notes of the branches that had any.
 
         With ``ctx.want["hidden"]`` the notes hold the result under ``"hidden"``.
+
+        Raises:
+            ValueError: if something is wanted of a branch that isn't there.
         """
+        if ctx.want is not None:
+            _check_wishes(ctx.want, [*self._modules, "hidden"], "branch")
         notes: dict[Any, Any] = {}
         mine = ctx._replace(notes=notes)
         for name, branch in self._modules.items():
@@ -146,6 +153,10 @@ class Repeat(nn.Module):
                 notes[turn] = found
         return Out(x, notes)
 
+    def slots(self, make: Callable[[], Slot]) -> dict[int, Cache]:
+        """Return a cache for each round."""
+        return {turn: self.stack.cache(make) for turn in range(self.times)}
+
 
 Run = Callable[[nn.Module, Any, Ctx], Out]
 
@@ -177,7 +188,13 @@ class Stack(nn.ModuleList):
         self.run = run
 
     def forward(self, x: Any, ctx: Ctx = Ctx()) -> Out:
-        """Return the activations, and notes as ``{number of the block: {branch: {name: value}}}``."""
+        """Return the activations, and notes as ``{number of the block: {branch: {name: value}}}``.
+
+        Raises:
+            ValueError: if something is wanted of a block that isn't there.
+        """
+        if ctx.want is not None:
+            _check_wishes(ctx.want, range(len(self)), "block")
         notes: dict[Any, Any] = {}
         for number, block in enumerate(self):
             x, found = self.run(block, x, ctx.at(number))
@@ -186,5 +203,20 @@ class Stack(nn.ModuleList):
         return Out(x, notes)
 
     def cache(self, make: Callable[[], Slot] = Growing) -> Cache:
-        """Return an empty cache for all attentions; ``make`` makes the slots of self-attention."""
-        return Cache({n: b.slots(make) for n, b in enumerate(self) if isinstance(b, Block)})
+        """Return an empty cache for all attentions; ``make`` makes the slots of self-attention.
+
+        Raises:
+            TypeError: if a module of the stack is neither a :class:`Block` nor a :class:`Repeat`.
+        """
+        slots: dict[Any, dict[Any, Any]] = {}
+        for number, block in enumerate(self):
+            if not isinstance(block, Block | Repeat):
+                raise TypeError(f"block {number} is a {type(block).__name__}, which has no cache slots")
+            slots[number] = block.slots(make)
+        return Cache(slots)
+
+
+def _check_wishes(want: Mapping[Any, Any], there: Collection[Any], kind: str) -> None:
+    for name in want:
+        if name not in there:
+            raise ValueError(f"no {kind} {name!r} to capture from: there are {', '.join(map(str, there))}")

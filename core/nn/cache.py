@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from .context import Tokens
 
-__all__ = ["Cache", "Growing", "Make", "Once", "Ring", "Slot", "Static", "register_for_export"]
+__all__ = ["Cache", "Growing", "Make", "Once", "Ring", "Slot", "Static"]
 
 Make = Callable[[], tuple[Tensor, Tensor, Tokens]]
 
@@ -208,16 +207,16 @@ class Once(Slot):
         return slot
 
 
-class Cache(Mapping[Any, dict[str, Slot]]):
-    """The slots of a stack, ``{block: {branch: Slot}}``; made by ``Stack.cache()``.
+class Cache(Mapping[Any, dict[Any, Any]]):
+    """The slots of a stack, ``{block: {branch: Slot}}``, deeper in a ``Repeat``; made by ``Stack.cache()``.
 
     Not a dict, which FSDP2's casts would replace by a plain one.
     """
 
-    def __init__(self, slots: Mapping[Any, dict[str, Slot]]) -> None:
+    def __init__(self, slots: Mapping[Any, dict[Any, Any]]) -> None:
         self._slots = dict(slots)
 
-    def __getitem__(self, block: Any) -> dict[str, Slot]:
+    def __getitem__(self, block: Any) -> dict[Any, Any]:
         return self._slots[block]
 
     def __iter__(self) -> Iterator[Any]:
@@ -228,8 +227,7 @@ class Cache(Mapping[Any, dict[str, Slot]]):
 
     def slots(self) -> Iterator[Slot]:
         """Yield every slot."""
-        for branches in self.values():
-            yield from branches.values()
+        yield from _leaves(self)
 
     @property
     def length(self) -> int | Tensor:
@@ -242,28 +240,12 @@ class Cache(Mapping[Any, dict[str, Slot]]):
             slot.reorder(rows)
 
 
-def register_for_export() -> None:
-    """Let ``torch.export`` see the tensors of a filled :class:`Cache` of :class:`Static` and :class:`Once` slots.
-
-    The exported function must return the cache: it works on a copy. Call this once, before exporting. It is not done on
-    import: whatever maps a function over inputs would then hand copies to the blocks, and what they write be lost.
-    """
-    if Cache in pytree.SUPPORTED_NODES:
-        return
-
-    def add(kind: type, flatten: Callable[[Any], tuple[list[Any], Any]], build: Callable[[Any, Any], Any]) -> None:
-        def flatten_with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
-            parts, context = flatten(node)
-            return [(pytree.SequenceKey(i), part) for i, part in enumerate(parts)], context
-
-        name = f"{__name__}.{kind.__name__}"
-        pytree.register_pytree_node(
-            kind, flatten, build, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys
-        )
-
-    add(Cache, lambda c: (list(c.values()), list(c)), lambda parts, keys: Cache(dict(zip(keys, parts, strict=True))))
-    add(Static, Static.flatten, Static.build)
-    add(Once, Once.flatten, Once.build)
+def _leaves(tree: Mapping[Any, Any]) -> Iterator[Slot]:
+    for child in tree.values():
+        if isinstance(child, Slot):
+            yield child
+        else:
+            yield from _leaves(child)
 
 
 def _joined(before: Tokens, new: Tokens, *, first: bool) -> Tokens:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from . import kernels
-from .attention import Attention, coordinates
+from .attention import Attention, captured, coordinates
 from .context import Ctx, Tokens
-from .mask import Sight
+from .mask import Full, Sight
 from .norm import Modulation
 
 __all__ = ["Joint", "Streams"]
@@ -18,7 +18,7 @@ class Joint(nn.Module):
     """Attention over the joined tokens of all streams.
 
     Args:
-        parts: one :class:`Attention` per stream, whose projections and norms are used.
+        parts: one :class:`Attention` per stream: its heads and its output are used, not its mask, bias or kernel.
         kernel: how to compute it.
     """
 
@@ -44,7 +44,10 @@ class Joint(nn.Module):
             heads.append((part.q(stream, coords), part.k(stream, coords), part.v(stream)))
         q, k, v = (torch.cat(kind, 2) for kind in zip(*heads, strict=True))
         tokens = _joined(each, x)
-        y = self.kernel(q, k, v, Sight(queries=tokens, keys=tokens), ctx.bias, None).transpose(1, 2).flatten(2)
+        sight = Sight(Full() if ctx.mask is None else ctx.mask, tokens, tokens)
+        if ctx.want is not None:
+            ctx.notes["weights"] = captured(q, k, sight, ctx.bias, None, ctx.want)
+        y = self.kernel(q, k, v, sight, ctx.bias, None).transpose(1, 2).flatten(2)
         parts = y.split([stream.shape[1] for stream in x], 1)
         return tuple(part.out(p) for part, p in zip(self.parts, parts, strict=True))
 

@@ -14,6 +14,7 @@ from core.nn import (
     Memory,
     Mlp,
     RelativeBias,
+    Repeat,
     Residual,
     Ring,
     Rope,
@@ -154,3 +155,16 @@ def test_a_static_slot_does_not_overflow_silently():
     x, _ = inputs()
     with pytest.raises(IndexError):
         in_steps(model, x, model.cache(lambda: Static(4)), [3, 3])
+
+
+def test_rounds_of_a_repeated_stack_have_slots_of_their_own():
+    model = Stack([Repeat(decoder(cross=False), 2)]).double().eval()
+    x, _ = inputs()
+    cache = model.cache()
+    assert len(list(cache.slots())) == 4
+    torch.testing.assert_close(in_steps(model, x, cache, [5, 1, 6]), model(x).x, atol=1e-12, rtol=0)
+
+
+def test_a_stack_that_cannot_be_cached_says_so():
+    with pytest.raises(TypeError, match="block 0 is a Linear"):
+        Stack([torch.nn.Linear(2, 2)]).cache()

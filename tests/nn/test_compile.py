@@ -30,7 +30,7 @@ from core.nn import (
     recomputed,
     rope_frequencies,
 )
-from core.nn.cache import register_for_export
+from core.nn.export import register_for_export
 from vision.vit import ViT, ViTConfig
 
 
