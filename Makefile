@@ -38,7 +38,7 @@ lint: $(STAMP)
 
 # one thread a worker: two workers with two threads each would fight for two cores
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.whisper
