@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -38,7 +39,9 @@ def restrict_imports() -> None:
 
 
 def with_recipe(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The arguments with a configuration: the given one, or else the one in the checkpoint.
+    """The arguments with a configuration in front: the given one, or else the one in the checkpoint.
+
+    In front, so that an option counts wherever it stands; the parser lets whatever comes last win.
 
     Raises:
         InputError: If there is neither, or the checkpoint can't be used.
@@ -46,24 +49,30 @@ def with_recipe(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
     asks_for_help = any(argument == "-h" or re.fullmatch(r"--(.+\.)?help(=.*)?", argument) for argument in arguments)
     if not arguments or arguments[0] not in commands or asks_for_help:
         return list(arguments)
-    command, *options = arguments
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scanner.add_argument("-c", "--config", nargs="?")
+    scanner.add_argument("-c", "--config", nargs="?", action="append", default=[])
     scanner.add_argument("--ckpt_path", nargs="?")
-    found, _ = scanner.parse_known_args(options)
-    if found.config is not None:
-        return list(arguments)
-    if found.ckpt_path is None:
+    found, options = scanner.parse_known_args(arguments[1:])
+    command, checkpoint = arguments[0], found.ckpt_path
+    if None in found.config:
+        raise InputError(f"{command}: -c needs the name of a file")
+    if not found.config and checkpoint is None:
         raise InputError(
             f"{command} needs a configuration, -c FILE.yaml, or a checkpoint that carries one, --ckpt_path FILE"
         )
-    recipe = read_recipe(Path(found.ckpt_path))
-    if command != "fit":
-        # of the training's trainer only what changes the results
-        precision = recipe.get("trainer", {}).get("precision")
-        recipe = {key: recipe[key] for key in ("seed_everything", "name", "runs", "model", "data") if key in recipe}
-        recipe["trainer"] = {"precision": precision}
-    return [command, "--config", yaml.safe_dump(recipe), *options]
+    configs = found.config or [yaml.safe_dump(_for(command, read_recipe(Path(checkpoint))))]
+    front = [word for config in configs for word in ("--config", config)]
+    return [command, *front, *([] if checkpoint is None else ["--ckpt_path", checkpoint]), *options]
+
+
+def _for(command: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a command needs of a recipe; to evaluate, of the training's trainer only what changes the results."""
+    if command == "fit":
+        return recipe
+    part: dict[str, Any] = {
+        key: recipe[key] for key in ("seed_everything", "name", "runs", "model", "data") if key in recipe
+    }
+    return {**part, "trainer": {"precision": recipe.get("trainer", {}).get("precision")}}
 
 
 def one_line(message: str, most: int = 400) -> str:

@@ -195,6 +195,12 @@ def test_help_of_a_class_needs_no_configuration(capsys):
     assert "--model.smoothing" in capsys.readouterr().out
 
 
+def test_options_count_wherever_they_stand(config: Callable[..., Path], tmp_path: Path):
+    main(["fit", "--trainer.max_epochs", "1", "--name", "first", "-c", str(config())])
+    assert yaml.safe_load((tmp_path / "runs/first/version_0/config.yaml").read_text())["trainer"]["max_epochs"] == 1
+    assert "-c needs the name of a file" in _refused("fit", "-c")
+
+
 def test_errors_of_the_parser_in_one_line():
     message = """Parser key "model":
       Does not validate against any of the Union subtypes
