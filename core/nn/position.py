@@ -91,8 +91,9 @@ def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
     """
     if dim % 2 or dim < 4:
         raise ValueError(f"sinusoidal positions need an even width of at least 4, got {dim}")
-    rate = torch.exp(-math.log(base) / (dim // 2 - 1) * torch.arange(dim // 2))
-    angle = torch.arange(length)[:, None] * rate[None]
+    with torch.device("cpu"):  # constants, computed even where a model is only sketched on the meta device
+        rate = torch.exp(-math.log(base) / (dim // 2 - 1) * torch.arange(dim // 2))
+        angle = torch.arange(length)[:, None] * rate[None]
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 
@@ -106,8 +107,9 @@ def sinusoids_2d(height: int, width: int, dim: int, base: float = 10000.0) -> Te
     """
     if dim % 4:
         raise ValueError(f"2D sinusoidal positions need a width divisible by 4, got {dim}")
-    rate = base ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    row, column = grid_coords((height, width))[0].double().unbind(-1)
+    with torch.device("cpu"):
+        rate = base ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+        row, column = grid_coords((height, width))[0].double().unbind(-1)
     parts = [f(axis[:, None] * rate) for axis in (column, row) for f in (torch.sin, torch.cos)]
     return torch.cat(parts, 1).float()
 

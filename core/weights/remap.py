@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from core.errors import InputError
 
@@ -333,7 +334,7 @@ def build(
         InputError: if the config makes no model, or the weights do not fit it.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             empty = make()
     except InputError:
         raise
@@ -345,6 +346,16 @@ def build(
     # where the file holds every tensor, drawing random ones first would take longer than reading it
     model = empty.to_empty(device="cpu") if _comes_whole(empty) else make()
     return model, load_into(model, table, theirs, meta)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no normal numbers: on the meta device PyTorch would import its compiler for that, which takes 1.7 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _comes_whole(model: nn.Module) -> bool:
