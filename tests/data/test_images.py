@@ -52,7 +52,12 @@ def test_what_is_wrong_is_said(tmp_path: Path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:2000])
-    for name, message in {"empty": "not a picture", "text": "not a picture", "cut": "damaged", "absent": "no such"}.items():
+    for name, message in {
+        "empty": "not a picture",
+        "text": "not a picture",
+        "cut": "damaged",
+        "absent": "no such",
+    }.items():
         with pytest.raises(InputError, match=message) as caught:
             read_image(tmp_path / f"{name}.jpg")
         assert f"{name}.jpg" in str(caught.value)
