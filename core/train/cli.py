@@ -157,13 +157,16 @@ class CommandLine(LightningCLI):
         """The trainer with our loggers and callbacks beside those of the configuration."""
         given = self._get(self.config_init, "trainer")
         self.folder = new_folder(Path(self._get(self.config, "runs")) / self._name())
-        kwargs["callbacks"] = [*_as_list(given.get("callbacks")), *self._callbacks(given)]
-        if given.get("logger") in (None, True):
-            kwargs["logger"] = self._loggers()
-        if given.get("default_root_dir") is None:
-            kwargs["default_root_dir"] = str(self.folder)
         try:
+            kwargs["callbacks"] = [*_as_list(given.get("callbacks")), *self._callbacks(given)]
+            if given.get("logger") in (None, True):
+                kwargs["logger"] = self._loggers()
+            if given.get("default_root_dir") is None:
+                kwargs["default_root_dir"] = str(self.folder)
             return super().instantiate_trainer(**kwargs)
+        except InputError:
+            remove(self.folder)
+            raise
         except (MisconfigurationException, RuntimeError, ValueError) as error:
             remove(self.folder)
             raise InputError(f"trainer: {one_line(str(error))}") from error
