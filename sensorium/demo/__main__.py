@@ -16,7 +16,7 @@ from sensorium.demo import images, pictures, report, speech
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("sensorium", "torch", "lightning", "timm", "numpy")
-EPOCHS = 12
+EPOCHS = 30
 
 
 def main() -> int:
