@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from core.nn import (
     Stack,
     Tokens,
     attention,
+    coordinates,
     cross_attention,
     sinusoids,
 )
@@ -111,7 +111,6 @@ class TextDecoder(nn.Module):
             for _ in range(config.text_layers)
         )
         self.norm = LayerNorm(dim)
-        self.context = config.text_context
 
     def forward(self, tokens: Tensor, ctx: Ctx) -> Out:
         """Return the logits (B, L, vocab) of what follows each of tokens (B, L), with the notes of the stack.
@@ -119,15 +118,13 @@ class TextDecoder(nn.Module):
         Raises:
             ValueError: if the tokens, with those in the cache, are more than the positions.
         """
-        start = 0 if ctx.cache is None else ctx.cache.length
         x = self.tokens(tokens)
-        coords = ctx.tokens.coords
-        if coords is None:
-            end = start + tokens.shape[1]
-            if isinstance(end, int) and end > self.context:
-                raise ValueError(f"{end} text tokens, but positions for {self.context} only")
-            coords = (torch.arange(tokens.shape[1], device=tokens.device) + start)[None]
-        x, notes = self.blocks(self.positions(x, coords), ctx)
+        start: int | Tensor = 0 if ctx.cache is None else ctx.cache.length
+        if isinstance(start, int) and ctx.tokens.coords is None and ctx.tokens.index is None:
+            x = self.positions(x, start=start)
+        else:
+            x = self.positions(x, coordinates(ctx.tokens, x, start))
+        x, notes = self.blocks(x, ctx)
         return Out(F.linear(self.norm(x), self.tokens.weight), notes)
 
 

@@ -47,5 +47,5 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, L, D) to (B, D)."""
-        query = self.query.expand(len(x), -1, -1)
+        query = self.query.expand(x.shape[0], -1, -1)
         return self.block(query, Ctx(memory=Memory(x))).x[:, 0]

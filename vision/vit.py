@@ -128,7 +128,7 @@ class ViT(nn.Module):
         if tuple(images.shape[2:]) != tuple(self.config.image):
             raise ValueError(f"images of {tuple(images.shape[2:])} pixels, but this model takes {self.config.image}")
         x = self.patch(images)
-        prefix = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.registers) if t is not None]
+        prefix = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.registers) if t is not None]
         if self.config.positions == "patches":
             return torch.cat([*prefix, self.positions(x)], 1)
         return self.positions(torch.cat([*prefix, x], 1))

@@ -1,7 +1,7 @@
 """The blocks that every model is made of. Knows PyTorch only."""
 
 from . import kernels
-from .attention import Attention, CrossAttention, Heads, attention, cross_attention
+from .attention import Attention, CrossAttention, Heads, attention, coordinates, cross_attention
 from .block import Block, Each, Modulated, PostNorm, Repeat, Replace, Residual, Stack, direct, recomputed
 from .cache import Cache, Growing, Once, Ring, Slot, Static
 from .context import Ctx, Memory, Out, Tokens
@@ -84,6 +84,7 @@ __all__ = [
     "Window",
     "Windowed",
     "attention",
+    "coordinates",
     "cross_attention",
     "direct",
     "grid_coords",

@@ -84,6 +84,9 @@ class Heads(nn.Module):
 class Attention(nn.Module):
     """Self-attention.
 
+    Tensor parallelism: q, k and v by columns, ``out`` by rows; the number of key/value heads must be divisible by the
+    number of ranks. Norms of heads are replicated, and their gradients summed over the ranks (``SequenceParallel``).
+
     Args:
         q, k, v: :class:`Heads`; k and v may have fewer heads (groups), a divisor of q's.
         out: projection of the joined heads.

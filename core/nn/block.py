@@ -124,12 +124,18 @@ class Block(nn.Module):
         return Out(x, {name: note for name, note in notes.items() if not (isinstance(note, dict) and not note)})
 
     def slots(self, make: Callable[[], Slot]) -> dict[str, Slot]:
-        """Return a cache slot for each branch that holds an attention."""
+        """Return a cache slot for each branch that holds an attention.
+
+        Raises:
+            TypeError: if a branch holds several, which would write into one slot.
+        """
         found: dict[str, Slot] = {}
         for name, branch in self._modules.items():
-            for module in () if branch is None else branch.modules():
-                if isinstance(module, Attention):
-                    found[name] = module.slot(make)
+            held = [] if branch is None else [m for m in branch.modules() if isinstance(m, Attention)]
+            if len(held) > 1:
+                raise TypeError(f"branch {name!r} holds {len(held)} attentions, but a branch has one cache slot")
+            if held:
+                found[name] = held[0].slot(make)
         return found
 
 

@@ -83,6 +83,8 @@ class Static(Slot):
         self._k: Tensor | None = None
         self._v: Tensor | None = None
         self._index: Tensor | None = None
+        self._segment: Tensor | None = None
+        self._coords: Tensor | None = None
 
     def allocate(self, rows: int, groups: int, key_dim: int, value_dim: int, like: Tensor) -> None:
         """Make the buffers, with the dtype and device of ``like``; done by the first read otherwise."""
@@ -100,35 +102,50 @@ class Static(Slot):
     def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
         """Write in place, and return the whole buffers; what was never written has index -1.
 
-        Writing past ``size`` is the caller's mistake and raises an IndexError (on CUDA, a device assertion).
+        Raises:
+            IndexError: if more is written than there is room for (on CUDA, a device assertion).
+            ValueError: if segments or coords come with some of the calls only.
         """
         k, v, tokens = make()
         if self._k is None:
             self.allocate(k.shape[0], k.shape[1], k.shape[3], v.shape[3], k)
+            self._segment, self._coords = self._room(tokens.segment), self._room(tokens.coords)
         index = tokens.index
         assert self._k is not None and self._v is not None and self._index is not None and index is not None  # noqa: PT018
         at = torch.arange(k.shape[2], device=k.device) + self.length
         self._k.index_copy_(2, at, k.detach())
         self._v.index_copy_(2, at, v.detach())
         self._index.index_copy_(1, at, index.expand(k.shape[0], -1))
+        for name, buffer, fact in (("segment", self._segment, tokens.segment), ("coords", self._coords, tokens.coords)):
+            if (buffer is None) != (fact is None):
+                raise ValueError(f"tokens.{name} must be given on every call with the same cache, or on none")
+            if buffer is not None and fact is not None:
+                buffer.index_copy_(1, at, fact.expand(k.shape[0], *fact.shape[1:]))
         self.length = self.length + k.shape[2]
-        return self._k, self._v, Tokens(index=self._index, coords=self._index)
+        return self._k, self._v, Tokens(self._index, self._segment, self._coords)
 
     def reorder(self, rows: Tensor) -> None:
         """Pick rows."""
         if self._k is not None and self._v is not None and self._index is not None:
             self._k, self._v, self._index = self._k[rows], self._v[rows], self._index[rows]
+            self._segment = None if self._segment is None else self._segment[rows]
+            self._coords = None if self._coords is None else self._coords[rows]
 
     def flatten(self) -> tuple[list[Any], int]:
         """Return the tensors, and what else it takes to :meth:`build` the slot again."""
-        return [self._k, self._v, self._index, self.length], self.size
+        return [self._k, self._v, self._index, self._segment, self._coords, self.length], self.size
 
     @classmethod
     def build(cls, parts: Iterable[Any], size: int) -> "Static":
         """Undo :meth:`flatten`."""
         slot = cls(size)
-        slot._k, slot._v, slot._index, slot.length = parts
+        slot._k, slot._v, slot._index, slot._segment, slot._coords, slot.length = parts
         return slot
+
+    def _room(self, fact: Tensor | None) -> Tensor | None:
+        if fact is None or self._k is None:
+            return None
+        return fact.new_zeros(self._k.shape[0], self.size, *fact.shape[2:])
 
 
 class Ring(Slot):

@@ -44,14 +44,14 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.table = nn.Parameter(nn.init.trunc_normal_(torch.empty(length, dim), std=std))
 
-    def forward(self, x: Tensor, coords: Tensor | None = None) -> Tensor:
-        """Add the rows at coords (B or 1, L), by default the first L, to x (B, L, dim).
+    def forward(self, x: Tensor, coords: Tensor | None = None, start: int = 0) -> Tensor:
+        """Add the rows at coords (B or 1, L), by default start to start + L - 1, to x (B, L, dim).
 
         Raises:
             ValueError: if there are more tokens than rows.
             IndexError: if coords lie beyond the table (on CUDA, a device assertion).
         """
-        return x + _rows(self.table, x, coords)
+        return x + _rows(self.table, x, coords, start)
 
 
 class FixedPositions(nn.Module):
@@ -63,22 +63,23 @@ class FixedPositions(nn.Module):
         super().__init__()
         self.register_buffer("table", table)
 
-    def forward(self, x: Tensor, coords: Tensor | None = None) -> Tensor:
-        """Add the rows at coords (B or 1, L), by default the first L, to x (B, L, dim).
+    def forward(self, x: Tensor, coords: Tensor | None = None, start: int = 0) -> Tensor:
+        """Add the rows at coords (B or 1, L), by default start to start + L - 1, to x (B, L, dim).
 
         Raises:
             ValueError: if there are more tokens than rows.
             IndexError: if coords lie beyond the table (on CUDA, a device assertion).
         """
-        return x + _rows(self.table, x, coords)
+        return x + _rows(self.table, x, coords, start)
 
 
-def _rows(table: Tensor, x: Tensor, coords: Tensor | None) -> Tensor:
+def _rows(table: Tensor, x: Tensor, coords: Tensor | None, start: int) -> Tensor:
     if coords is not None:
         return table[coords.clamp(min=0)].masked_fill((coords < 0)[..., None], 0)
-    if x.shape[1] > len(table):
-        raise ValueError(f"{x.shape[1]} tokens, but positions for {len(table)} only")
-    return table[: x.shape[1]]
+    end = start + x.shape[1]
+    if end > len(table):
+        raise ValueError(f"{end} tokens, but positions for {len(table)} only")
+    return table[start:end]
 
 
 def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:

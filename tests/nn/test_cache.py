@@ -168,3 +168,24 @@ def test_rounds_of_a_repeated_stack_have_slots_of_their_own():
 def test_a_stack_that_cannot_be_cached_says_so():
     with pytest.raises(TypeError, match="block 0 is a Linear"):
         Stack([torch.nn.Linear(2, 2)]).cache()
+
+
+@pytest.mark.parametrize("slot", ["growing", "static"])
+def test_segments_and_coords_of_cached_keys_are_kept(slot):
+    """Two packed sequences decoded in one row, and positions that are not the order."""
+    make, rule = SLOTS[slot]
+    segment = torch.tensor([[0] * 5 + [1] * 7])
+    coords = torch.randint(0, 9, (1, LENGTH))
+    index = torch.arange(LENGTH)[None]
+    for bias in (None, ALiBi(HEADS)):
+        model = decoder(rule, turned=bias is None, pair_bias=bias, cross=False)
+        x, _ = inputs()
+        tokens = Tokens(index, segment, coords)
+        stepped = in_steps(model, x, model.cache(make), [4, 1, 1, 6], tokens=tokens)
+        torch.testing.assert_close(stepped, model(x, Ctx(tokens=tokens)).x, atol=1e-12, rtol=0)
+
+
+def test_a_branch_has_one_slot():
+    two = torch.nn.ModuleList([attention(8, 2), attention(8, 2)])
+    with pytest.raises(TypeError, match="'attn' holds 2 attentions"):
+        Block(attn=two).slots(Growing)
