@@ -119,9 +119,7 @@ class Dense(Mask):
 
 
 @dataclass(frozen=True)
-class Both(Mask):
-    """The pairs that both rules keep."""
-
+class _Pair(Mask):
     a: Mask
     b: Mask
 
@@ -129,6 +127,11 @@ class Both(Mask):
     def ordinal(self) -> bool:  # type: ignore[override]
         """Whether both rules look at ``index`` only."""
         return self.a.ordinal and self.b.ordinal
+
+
+@dataclass(frozen=True)
+class Both(_Pair):
+    """The pairs that both rules keep."""
 
     def keep(self, q: View, k: View) -> Tensor:
         """Keep what both keep."""
@@ -136,16 +139,8 @@ class Both(Mask):
 
 
 @dataclass(frozen=True)
-class Either(Mask):
+class Either(_Pair):
     """The pairs that at least one of the rules keeps."""
-
-    a: Mask
-    b: Mask
-
-    @property
-    def ordinal(self) -> bool:  # type: ignore[override]
-        """Whether both rules look at ``index`` only."""
-        return self.a.ordinal and self.b.ordinal
 
     def keep(self, q: View, k: View) -> Tensor:
         """Keep what one of them keeps."""
