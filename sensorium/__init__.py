@@ -1,7 +1,7 @@
 """Sensorium: one set of Transformer blocks behind every model that sees, hears, reads and draws.
 
     >>> import sensorium
-    >>> sensorium.load("tiny.en").transcribe("talk.wav").text
+    >>> sensorium.load("tiny.en")("talk.wav").text
 
 Everything heavy is imported at the first call, so that ``import sensorium`` stays instant.
 """

@@ -67,7 +67,8 @@ def one_run() -> Iterator[None]:
 
 
 def remove(folder: Path) -> None:
-    """Take back a folder of :func:`new_folder`, and the one around it if nothing else is in it."""
+    """Take back a folder of :func:`new_folder`, and the two around it (the run's and that of all runs) if empty."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
+        folder.parent.parent.rmdir()
