@@ -59,7 +59,10 @@ class Loader:
         for batch in self._loader:
             if isinstance(batch, InputError):
                 self._loader._iterator = None  # lets the reading processes go
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # an error that is a local of its own traceback would keep everything alive
             yield batch
 
     @property
