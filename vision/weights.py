@@ -40,11 +40,11 @@ _TIMM: Rules = {
         "blocks.{i}.attn.fn.q.proj.{leaf}", "blocks.{i}.attn.fn.k.proj.{leaf}", "blocks.{i}.attn.fn.v.proj.{leaf}"
     ),
     "blocks.{i}.attn.proj.{leaf}": "blocks.{i}.attn.fn.out.{leaf}",
-    "blocks.{i}.ls1.gamma": "blocks.{i}.attn.post.0.gamma",
+    "blocks.{i}.ls1.gamma": "blocks.{i}.attn.post.gamma",
     "blocks.{i}.norm2.{leaf}": "blocks.{i}.mlp.norm.{leaf}",
     "blocks.{i}.mlp.fc1.{leaf}": "blocks.{i}.mlp.fn.fc1.{leaf}",
     "blocks.{i}.mlp.fc2.{leaf}": "blocks.{i}.mlp.fn.fc2.{leaf}",
-    "blocks.{i}.ls2.gamma": "blocks.{i}.mlp.post.0.gamma",
+    "blocks.{i}.ls2.gamma": "blocks.{i}.mlp.post.gamma",
     "norm.{leaf}": "norm.{leaf}",
     "fc_norm.{leaf}": "pool.norm.{leaf}",
     "attn_pool.latent": "pool.query",

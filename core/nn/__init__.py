@@ -2,11 +2,25 @@
 
 from . import kernels
 from .attention import Attention, CrossAttention, Heads, attention, coordinates, cross_attention
-from .block import Block, Each, Modulated, PostNorm, Repeat, Replace, Residual, Stack, direct, recomputed
+from .block import (
+    Block,
+    Each,
+    Modulated,
+    PostNorm,
+    Repeat,
+    Replace,
+    Residual,
+    Stack,
+    Stochastic,
+    direct,
+    recomputed,
+)
 from .cache import Cache, Growing, Once, Ring, Slot, Static
 from .context import Ctx, Memory, Out, Tokens
+from .continuous import ContinuousBias
+from .cosine import ScaledUnit, Unit
 from .export import register_for_export
-from .feedforward import GEGLU, GatedMlp, Mlp, SwiGLU
+from .feedforward import GEGLU, GatedMlp, Mlp, QuickGELU, SwiGLU
 from .init import trunc_normal
 from .joint import Joint, Streams
 from .mask import Causal, Dense, Full, Mask, Prefix, Sight, Window
@@ -17,6 +31,7 @@ from .position import (
     ALiBi,
     FixedPositions,
     GridBuckets,
+    GridRope,
     LearnedPositions,
     LogBuckets,
     RelativeBias,
@@ -26,6 +41,7 @@ from .position import (
     interpolated,
     ntk,
     pairs,
+    resampled,
     rope_frequencies,
     sinusoids,
     sinusoids_2d,
@@ -40,6 +56,7 @@ __all__ = [
     "Block",
     "Cache",
     "Causal",
+    "ContinuousBias",
     "CrossAttention",
     "Ctx",
     "Dense",
@@ -49,6 +66,7 @@ __all__ = [
     "Full",
     "GatedMlp",
     "GridBuckets",
+    "GridRope",
     "Growing",
     "Heads",
     "Joint",
@@ -66,6 +84,7 @@ __all__ = [
     "PatchEmbed",
     "PostNorm",
     "Prefix",
+    "QuickGELU",
     "RMSNorm",
     "RelativeBias",
     "Repeat",
@@ -74,13 +93,16 @@ __all__ = [
     "Ring",
     "RollThenPad",
     "Rope",
+    "ScaledUnit",
     "Sight",
     "Slot",
     "Stack",
     "Static",
+    "Stochastic",
     "Streams",
     "SwiGLU",
     "Tokens",
+    "Unit",
     "Window",
     "Windowed",
     "attention",
@@ -100,6 +122,7 @@ __all__ = [
     "patchify",
     "recomputed",
     "register_for_export",
+    "resampled",
     "rope_frequencies",
     "sinusoids",
     "sinusoids_2d",

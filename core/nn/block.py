@@ -14,9 +14,21 @@ from torch.utils.checkpoint import checkpoint
 from .attention import Attention
 from .cache import Cache, Growing, Slot
 from .context import Ctx, Out, Tokens
-from .norm import Modulation
+from .norm import DropPath, Modulation
 
-__all__ = ["Block", "Each", "Modulated", "PostNorm", "Repeat", "Replace", "Residual", "Stack", "direct", "recomputed"]
+__all__ = [
+    "Block",
+    "Each",
+    "Modulated",
+    "PostNorm",
+    "Repeat",
+    "Replace",
+    "Residual",
+    "Stack",
+    "Stochastic",
+    "direct",
+    "recomputed",
+]
 
 
 class Residual(nn.Module):
@@ -38,6 +50,24 @@ class Residual(nn.Module):
         """Map (B, L, D) to (B, L, D)."""
         y = self.fn(self.norm(x), ctx)
         return x + (y if self.post is None else self.post(y))
+
+
+class Stochastic(Residual):
+    """x + drop(post(fn(norm(x), ctx))): stochastic depth, by rows or by the segments of a packed row.
+
+    Args:
+        norm, fn, post: see :class:`Residual`.
+        rate: probability with which a sequence goes without the branch in training.
+    """
+
+    def __init__(self, norm: nn.Module, fn: nn.Module, post: nn.Module | None = None, rate: float = 0.0) -> None:
+        super().__init__(norm, fn, post)
+        self.drop = DropPath(rate)
+
+    def forward(self, x: Tensor, ctx: Ctx) -> Tensor:
+        """Map (B, L, D) to (B, L, D)."""
+        y = self.fn(self.norm(x), ctx)
+        return x + self.drop(y if self.post is None else self.post(y), ctx.tokens)
 
 
 class PostNorm(Residual):

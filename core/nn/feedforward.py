@@ -1,10 +1,19 @@
 """Feed-forward branches. They take ``(x, ctx)`` as every branch does, and look at x only."""
 
+import torch
 from torch import Tensor, nn
 
 from .context import Ctx
 
-__all__ = ["GEGLU", "GatedMlp", "Mlp", "SwiGLU"]
+__all__ = ["GEGLU", "GatedMlp", "Mlp", "QuickGELU", "SwiGLU"]
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the GELU of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map any shape to itself."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 class Mlp(nn.Module):

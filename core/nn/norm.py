@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import LayerNorm, RMSNorm
 
+from .context import Tokens
+
 __all__ = ["DropPath", "LayerNorm", "LayerScale", "Modulation", "RMSNorm"]
 
 
@@ -26,12 +28,15 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop rows of (B, ...), and scale up those that stay so that the mean is kept."""
+    def forward(self, x: Tensor, tokens: Tokens = Tokens()) -> Tensor:
+        """Drop rows of (B, ...), or segments of a packed row (1, L, D), and scale up those that stay: the mean is kept."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
+        packed = tokens.segment is not None and tokens.lengths is not None
+        count = len(tokens.lengths or ()) if packed else x.shape[0]
+        kept = x.new_empty(count).bernoulli_(keep)
+        kept = kept[tokens.segment][..., None] if packed else kept.view(-1, *[1] * (x.ndim - 1))
         return x * (kept / keep if keep > 0 else kept)
 
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
     "ALiBi",
     "FixedPositions",
     "GridBuckets",
+    "GridRope",
     "LearnedPositions",
     "LogBuckets",
     "RelativeBias",
@@ -24,6 +26,7 @@ __all__ = [
     "interpolated",
     "ntk",
     "pairs",
+    "resampled",
     "rope_frequencies",
     "sinusoids",
     "sinusoids_2d",
@@ -80,6 +83,18 @@ def _rows(table: Tensor, x: Tensor, coords: Tensor | None, start: int) -> Tensor
     if end > len(table):
         raise ValueError(f"{end} tokens, but positions for {len(table)} only")
     return table[start:end]
+
+
+def resampled(table: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+    """Return a table (prod(old), dim) of positions on one grid for another grid: (prod(new), dim).
+
+    Bicubic with antialiasing, computed in float32, as timm's ``resample_abs_pos_embed``; differentiable.
+    """
+    if old == new:
+        return table
+    image = table.float().T.reshape(1, -1, *old)  # (L, D) -> (1, D, h, w)
+    image = F.interpolate(image, size=list(new), mode="bicubic", antialias=True)
+    return image.flatten(2)[0].T.to(table.dtype)
 
 
 def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
@@ -211,14 +226,38 @@ class Rope(_Constants):
 
     def forward(self, x: Tensor, coords: Tensor) -> Tensor:
         """Turn x (B, heads, L, d) by coords (B or 1, L) or (B or 1, L, axes); computed in float32 at least."""
-        if coords.ndim == 2:
-            coords = coords[..., None]
-        angle = (coords.clamp(min=0)[..., None] * self.frequencies).flatten(-2)[:, None]  # (B, 1, L, axes * n)
+        return self.turned(x, (coords[..., None] if coords.ndim == 2 else coords).clamp(min=0))
+
+    def turned(self, x: Tensor, place: Tensor) -> Tensor:
+        """Turn x (B, heads, L, d) by places (B or 1, L, axes), which may be fractions."""
+        angle = (place[..., None] * self.frequencies).flatten(-2)[:, None]  # (B, 1, L, axes * n)
         cos, sin = angle.cos() * self.magnitude, angle.sin() * self.magnitude
         width = 2 * angle.shape[-1]
         wide = x[..., :width].to(torch.promote_types(x.dtype, torch.float32))
         turned = self.turn(wide, cos, sin).to(x.dtype)
         return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)
+
+
+class GridRope(Rope):
+    """Rotary positions relative to the size of the picture (DINOv3, arXiv:2508.10104).
+
+    Coordinates are (row, column, height, width) of the token's grid. Each axis runs from -1 to 1 from border to border,
+    whatever the size, and turns a quarter of the channels' pairs by 2 pi / period, the periods being
+    base ** (4i / head_dim).
+
+    Args:
+        head_dim: width of a head.
+        base: of the periods.
+    """
+
+    def __init__(self, head_dim: int, base: float = 100.0) -> None:
+        super().__init__(2 * math.pi * rope_frequencies(head_dim // 2, base))
+
+    def forward(self, x: Tensor, coords: Tensor) -> Tensor:
+        """Turn x (B, heads, L, d) by coords (B or 1, L, 4); negative rows are nowhere and not turned."""
+        place, size = coords.float().chunk(2, -1)
+        centred = (2 * place + 1) / size - 1
+        return self.turned(x, centred.masked_fill(place < 0, 0.0))
 
 
 class ALiBi(_Constants):
