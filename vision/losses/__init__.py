@@ -6,6 +6,7 @@ from .dino import DINOLoss
 from .gram import GramLoss
 from .ibot import IBOTLoss
 from .koleo import KoLeoLoss
+from .mae import mae_loss
 
 __all__ = [
     "Centre",
@@ -15,5 +16,6 @@ __all__ = [
     "IBOTLoss",
     "KoLeoLoss",
     "SinkhornKnopp",
+    "mae_loss",
     "soft_cross_entropy",
 ]
