@@ -5,10 +5,6 @@ an image always looks the same, whatever the worker, the rank or the batch. (Mix
 property of the batch.)
 """
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from PIL import Image
@@ -21,6 +17,7 @@ from core.data.examples import Transform
 from core.data.order import Keys, keys, uniforms
 from core.data.sets import Images
 from core.errors import InputError
+from vision.randomness import own_randomness, seed_all
 
 __all__ = ["Augment", "Mix", "Preprocess", "Small"]
 
@@ -92,9 +89,9 @@ class Augment(Transform):
     def __call__(self, images: Images, keys: Keys) -> Tensor:
         """Map B images to (B, 3, size, size)."""
         results = []
-        with _own_randomness():
+        with own_randomness():
             for image, key in zip(images, keys, strict=True):
-                _seed(int(key))
+                seed_all(int(key))
                 results.append(self.transform(_pil(image)))
         return torch.stack(results)
 
@@ -185,8 +182,8 @@ class Mix:
         mixer = Mixup(**self.settings, label_smoothing=0.0, num_classes=classes)
         # timm mixes the i-th with the i-th from the end: order the batch so that those are neighbours
         order = torch.cat([torch.arange(0, count, 2), torch.arange(count - 1, 0, -2)]).to(images.device)
-        with _own_randomness():
-            _seed(int(keys(when[0], when[1], np.array([when[2]]))[0]))
+        with own_randomness():
+            seed_all(int(keys(when[0], when[1], np.array([when[2]]))[0]))
             mixed, targets = mixer(images[order], labels[order])
         back = torch.empty_like(order)
         back[order] = torch.arange(count, device=order.device)
@@ -195,22 +192,3 @@ class Mix:
 
 def _pil(image: np.ndarray | Image.Image) -> Image.Image:
     return (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
-
-
-def _seed(key: int) -> None:
-    """Seed the generators that timm and torchvision draw from."""
-    random.seed(key)
-    np.random.seed(key % 2**32)
-    torch.default_generator.manual_seed(key)
-
-
-@contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Leave the global generators as they were."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

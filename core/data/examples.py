@@ -17,16 +17,19 @@ class Transform(ABC):
     """From images to a tensor; whatever is random in it follows from the keys."""
 
     @abstractmethod
-    def __call__(self, images: Images, keys: Keys) -> Tensor:
-        """Map B images and their (B,) uint64 keys to (B, C, H, W) float32."""
+    def __call__(self, images: Images, keys: Keys) -> Tensor | list[Tensor]:
+        """Map B images and their (B,) uint64 keys to (B, C, H, W) float32.
+
+        Or to groups of crops, each (crops * B, C, H, W): all first crops, then all second ones, ...
+        """
 
 
 class ImageExamples:
     """Batches of transformed images.
 
-    A batch is a dictionary: ``image`` (B, C, H, W) float32, ``index`` (B,) int64 numbers in the set, and ``label``
-        (B,) int64
-    where the set has labels.
+    A batch is a dictionary: ``image`` (B, C, H, W) float32, or ``crops``, a list of groups (crops * B, C, H, W), as the
+    transform makes the one or the other; ``index`` (B,) int64 numbers in the set; and ``label`` (B,) int64 where the
+    set has labels. Index and label are those of the image that was read, should it stand in for a broken one.
 
     Args:
         images: The set.
@@ -42,10 +45,9 @@ class ImageExamples:
     def __getitems__(self, wanted: list[Key]) -> dict[str, Any]:
         indices = np.array([index for _, index in wanted], np.int64)
         randomness = keys(self.seed, wanted[0][0], indices)
-        batch: dict[str, Any] = {
-            "image": self.transform(self.images.read(indices.tolist()), randomness),
-            "index": torch.from_numpy(indices),
-        }
+        images, taken = self.images.take(indices.tolist())
+        made = self.transform(images, randomness)
+        batch: dict[str, Any] = {"image" if isinstance(made, Tensor) else "crops": made, "index": torch.tensor(taken)}
         if self.images.labels is not None:
-            batch["label"] = torch.from_numpy(self.images.labels[indices])
+            batch["label"] = torch.from_numpy(self.images.labels[taken])
         return batch

@@ -67,6 +67,8 @@ class IdxImages(ImageSet):
         InputError: If a file is not what it should be, the two differ in length, or a label has no name.
     """
 
+    in_memory = True
+
     def __init__(self, images: Path, labels: Path, classes: Sequence[str] = ()) -> None:
         self.images = read_idx(images)
         if self.images.ndim != 3 or self.images.dtype != np.uint8:

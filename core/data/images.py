@@ -1,5 +1,6 @@
-"""Pictures in folders: decoding by PIL, upright, in RGB, with a limit on their size; class names from folder names."""
+"""Pictures: decoding by PIL, upright, in RGB, with a limit on their size; and folders of them, one for each class."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,47 +8,65 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.data.sets import ImageFormat, ImageSet, Split
+from core.data.splits import SPLIT_NAMES
 from core.errors import InputError
 
-__all__ = ["MAX_PIXELS", "FolderImages", "ImageFolder", "read_image"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "FolderImages", "ImageFolder", "class_folders", "pictures", "read_image"]
 
 MAX_PIXELS = 1 << 27  # 134 million: 400 MB in RGB; more is taken for a decompression bomb
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, name: str = "image") -> Image.Image:
     """The picture in a file, turned upright by its EXIF orientation, as RGB (transparent parts on white).
+
+    16 bits a channel are scaled to 8. Of an animation, the first frame is taken. The size is checked before anything
+    is decoded.
+
+    Args:
+        source: The file, or what is in it.
+        max_pixels: The most pixels that the picture may have.
+        name: What to call the picture in errors, where ``source`` is bytes.
 
     Raises:
         InputError: If the file is missing, empty, damaged, no picture, or has more than ``max_pixels`` pixels.
     """
+    name = name if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(path) as image:
+        if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+            raise InputError(f"{name}: empty (0 bytes), not a picture; fetch it again or remove it")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > max_pixels:
-                raise InputError(f"{path}: {image.width} x {image.height} pixels; the limit is {max_pixels} pixels")
+                raise InputError(f"{name}: {image.width} x {image.height} pixels; the limit is {max_pixels} pixels")
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a picture, or in a format that is not known here") from error
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
-        raise InputError(f"{path}: damaged or not readable ({error})") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: more pixels than the limit of {max_pixels} ({error})") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not a picture, or in a format that is not known here") from error
+    except Exception as error:  # decoders raise errors of every kind for damaged files (struct, index, type, zlib, ...)
+        raise InputError(f"{name}: damaged or not readable ({' '.join(str(error).split())})") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         over = image.convert("RGBA")
         under = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(under, over).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits as bytes: whole numbers count up to 65535, others up to 1."""
+    if values.dtype.kind == "f":
+        return (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
+    return (values.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
 
 
 class FolderImages(ImageSet):
@@ -87,11 +106,11 @@ class ImageFolder(ImageFormat):
             raise InputError(f"{root}: no such folder; expected one with a subfolder of pictures for each class")
         if split == "predict":
             return _unlabelled(root)
-        nested = _first_folder(root, _SPLITS["train"])
-        classes = _class_names(nested or root)
+        nested = _first_folder(root, SPLIT_NAMES["train"])
+        classes = class_folders(nested or root)
         if nested is None:
             return _labelled(root, classes) if split == "train" else None
-        folder = _first_folder(root, _SPLITS[split])
+        folder = _first_folder(root, SPLIT_NAMES[split])
         return None if folder is None else _labelled(folder, classes)
 
 
@@ -99,27 +118,34 @@ def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _class_names(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in alphabetical order, but for hidden ones."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+def pictures(folder: Path) -> list[Path]:
+    """The pictures below a folder, by their suffixes, in alphabetical order; nothing hidden."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _labelled(folder: Path, classes: list[str]) -> FolderImages:
-    unknown = sorted(set(_class_names(folder)) - set(classes))
+    unknown = sorted(set(class_folders(folder)) - set(classes))
     if unknown:
         raise InputError(f"{folder}: has classes that training doesn't have: {', '.join(unknown[:5])}")
-    found = [(path, label) for label, name in enumerate(classes) for path in _pictures(folder / name)]
+    found = [(path, label) for label, name in enumerate(classes) for path in pictures(folder / name)]
+    if found and len(classes) < 2:
+        raise InputError(
+            f"{folder}: has one class folder only ({classes[0]}), expected two or more; "
+            "to train without labels use core.data.photos.Photos"
+        )
     if not found:
         raise InputError(f"{folder}: no pictures; expected a subfolder for each class with .jpg, .png, ... files in it")
     return FolderImages(folder, [path for path, _ in found], np.array([label for _, label in found], np.int64), classes)
 
 
 def _unlabelled(root: Path) -> FolderImages:
-    paths = _pictures(root)
+    paths = pictures(root)
     if not paths:
         raise InputError(f"{root}: no pictures below it; expected .jpg, .png, ... files")
     return FolderImages(root, paths, None, [])

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from core.data.order import keys
+from core.errors import InputError
 
-__all__ = ["ImageFormat", "ImageSet", "Images", "Part", "Split", "hold_out"]
+__all__ = ["ImageFormat", "ImageSet", "Images", "Part", "Split", "few", "hold_out"]
 
 Split = Literal["train", "val", "test", "predict"]
 Images = np.ndarray | list[Image.Image]  # (B, H, W) or (B, H, W, 3) uint8, or PIL images of any size
@@ -22,10 +23,12 @@ class ImageSet(ABC):
     Attributes:
         classes: Names of the classes; empty if nothing is known of them.
         labels: (N,) int64 class of each image, or None for images without labels.
+        in_memory: Whether reading is only copying, so that processes that read ahead would not pay.
     """
 
     classes: list[str]
     labels: np.ndarray | None
+    in_memory: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -38,6 +41,16 @@ class ImageSet(ABC):
         Raises:
             InputError: If one can't be read.
         """
+
+    def take(self, indices: Sequence[int]) -> tuple[Images, list[int]]:
+        """The images with these numbers, and the numbers of those that were read.
+
+        They are the same, but for sets that put another image in the place of one that can't be read.
+
+        Raises:
+            InputError: If one can't be read.
+        """
+        return self.read(indices), list(indices)
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -65,6 +78,7 @@ class Part(ImageSet):
         self.indices = indices
         self.classes = whole.classes
         self.labels = None if whole.labels is None else whole.labels[indices]
+        self.in_memory = whole.in_memory
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -81,3 +95,24 @@ def hold_out(whole: ImageSet, share: float) -> tuple[Part, Part]:
     order = np.argsort(keys(0, 0, np.arange(len(whole))), kind="stable")
     count = max(1, round(share * len(whole)))
     return Part(whole, np.sort(order[count:])), Part(whole, np.sort(order[:count]))
+
+
+def few(whole: ImageSet, count: int) -> Part:
+    """``count`` images of a set, as many of each class as there can be (without labels, of all), always the same.
+
+    A smaller selection is a part of a larger one.
+
+    Raises:
+        InputError: If the set has fewer images.
+    """
+    if not 0 < count <= len(whole):
+        raise InputError(f"few {count}: there are {len(whole)} training images, expected a number from 1 to that")
+    order = np.argsort(keys(1, 0, np.arange(len(whole))), kind="stable")
+    if whole.labels is not None:
+        labels = whole.labels[order]
+        turn = np.empty(len(order), np.int64)  # the how-many-eth of its class an image is
+        for label in np.unique(labels):
+            mine = np.flatnonzero(labels == label)
+            turn[mine] = np.arange(len(mine))
+        order = order[np.argsort(turn, kind="stable")]
+    return Part(whole, np.sort(order[:count]))

@@ -61,12 +61,17 @@ class Classify(Task):
         """Take the names of the classes from the data.
 
         Raises:
-            InputError: If the data has more classes than the model.
+            InputError: If the data has no labels, or more classes than the model.
         """
         data = getattr(self.trainer, "datamodule", None)
         if data is None or stage == "predict":
             return
-        names = data.images({"fit": "train", "validate": "val", "test": "test"}[stage]).classes
+        images = data.images({"fit": "train", "validate": "val", "test": "test"}[stage])
+        if images.labels is None:
+            raise InputError(
+                f"{data.root}: the images have no labels; expected two or more class folders, or labels in the files"
+            )
+        names = images.classes
         if len(names) > self.classes:
             raise InputError(
                 f"the data has {len(names)} classes, the task {self.classes}: set model.classes and the model's head"

@@ -1,0 +1,207 @@
+"""WebDataset shards (https://github.com/webdataset/webdataset, "the WebDataset format"): pictures in tar files, read at
+random by way of an index.
+
+A sample is the members with one key, the path up to the first dot of the file's name: ``0001.jpg`` and ``0001.cls``.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from PIL import Image
+
+from core.data.images import SUFFIXES, read_image
+from core.data.labels import numbered
+from core.data.sets import ImageFormat, ImageSet, Split
+from core.data.splits import files_by_split
+from core.errors import InputError
+
+__all__ = ["ShardImages", "Shards", "expand_braces"]
+
+_VERSION = 1
+_LABEL_KEYS = ("label", "cls", "class", "class_id", "class_name")
+_LONGEST_LABEL = 1 << 20  # bytes of a .json or .cls member
+
+
+@dataclass(frozen=True)
+class _Sample:
+    tar: Path
+    key: str
+    offset: int
+    size: int
+    label: str | None
+
+
+class ShardImages(ImageSet):
+    """Pictures in tar files, read when they are asked for.
+
+    Args:
+        samples: Where each lies.
+        known: Classes that occur in training; None for images without labels.
+    """
+
+    def __init__(self, samples: list[_Sample], known: list[str] | None) -> None:
+        self.samples = samples
+        self.labels, self.classes = None, []
+        names = [sample.label for sample in samples if sample.label is not None]
+        if known is not None and len(names) == len(samples):
+            self.labels, self.classes = numbered(names, known, str(samples[0].tar.parent))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        return [self._read(self.samples[index]) for index in indices]
+
+    def name(self, index: int) -> str:
+        return f"{self.samples[index].tar.name}/{self.samples[index].key}"
+
+    def _read(self, sample: _Sample) -> Image.Image:
+        name = f"{sample.tar}: {sample.key}"
+        try:
+            with sample.tar.open("rb") as file:  # opened anew each time: processes must not share a position
+                file.seek(sample.offset)
+                content = file.read(sample.size)
+        except OSError as error:
+            raise InputError(f"{name}: not readable ({error})") from error
+        return read_image(content, name=name)
+
+
+class Shards(ImageFormat):
+    """Tar files ``train-000000.tar`` ..., ``val-...``, ``test-...`` in ``root``, or in folders of these names.
+
+    ``root`` may also be one tar file or a pattern of them, ``FOLDER/train-{000..012}.tar`` or ``FOLDER/*.tar``: all are
+    for training then. Labels are numbers or names in ``.cls`` or ``.json`` (a key ``label``, ``cls``,
+    ``class``, ...). Each tar is indexed once; the index is kept beside it, or else in the user's cache folder.
+    """
+
+    def open(self, root: Path, split: Split) -> ShardImages | None:
+        files = _shards(root)
+        if not files:
+            raise InputError(f"{root}: no tar shards; expected train-000000.tar, ... or a pattern of such files")
+        if split not in files:
+            return None
+        samples = _samples(files[split])
+        if not samples:
+            raise InputError(f"{files[split][0].parent}: the shards for {split} hold no pictures")
+        if split == "predict":
+            return ShardImages(samples, None)
+        train = samples if split == "train" else _samples(files.get("train", files[split]))
+        return ShardImages(samples, [sample.label for sample in train if sample.label is not None])
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that ``{000..012}`` and ``{a,b}`` stand for."""
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*))\}", pattern)
+    if found is None:
+        return [pattern]
+    first, last, words = found.groups()
+    if first is None:
+        inner = words.split(",")
+    elif int(last) - int(first) > 1_000_000:
+        raise InputError(f"{pattern}: stands for more than a million files")
+    else:
+        inner = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    start, end = pattern[: found.start()], pattern[found.end() :]
+    return [name for word in inner for name in expand_braces(f"{start}{word}{end}")]
+
+
+def _shards(root: Path) -> dict[Split, list[Path]]:
+    if root.exists():
+        return files_by_split(root, (".tar",))
+    names = expand_braces(str(root))
+    if names == [str(root)] and not any(sign in str(root) for sign in "*?["):
+        raise InputError(f"{root}: no such folder, tar file or pattern of tar files")
+    paths = [Path(path) for name in names for path in (sorted(glob(name)) or [name])]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such file ({len(missing)} of {len(paths)} shards of {root} are missing)")
+    return {"train": paths, "predict": paths}
+
+
+def _samples(tars: list[Path]) -> list[_Sample]:
+    return [_Sample(tar, *row) for tar in tars for row in _index(tar)]
+
+
+def _index(tar: Path) -> list[tuple[str, int, int, str | None]]:
+    """(key, offset, size, label) of each picture in a tar, from a kept index if it is of this very file."""
+    state = tar.stat()
+    stamp = [_VERSION, state.st_size, state.st_mtime_ns]
+    places = [tar.with_name(f".{tar.name}.index.json"), _cache(tar)]
+    for place in places:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads(place.read_text(encoding="utf-8"))
+            if kept["stamp"] == stamp:
+                rows = [(str(key), int(offset), int(size), label) for key, offset, size, label in kept["rows"]]
+                if all(offset >= 0 and 0 <= size <= state.st_size for _, offset, size, _ in rows):
+                    return rows
+    rows = _scan(tar)
+    text = json.dumps({"stamp": stamp, "rows": rows})
+    for place in places:
+        with contextlib.suppress(OSError):
+            _write(place, text)
+            break
+    return rows
+
+
+def _scan(tar: Path) -> list[tuple[str, int, int, str | None]]:
+    pictures: dict[str, tuple[int, int]] = {}
+    labels: dict[str, str] = {}
+    length = tar.stat().st_size
+    try:
+        with tarfile.open(tar, "r:") as file:
+            for member in file:
+                if not member.isreg():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, ending = name.partition(".")
+                if not stem or not ending:
+                    continue
+                if member.offset_data + member.size > length:
+                    raise InputError(f"{tar}: cut short within {member.name}; fetch it again")
+                key, ending = f"{folder}/{stem}" if folder else stem, ending.lower()
+                if f".{ending}" in SUFFIXES:
+                    pictures.setdefault(key, (member.offset_data, member.size))
+                elif ending in ("cls", "json") and member.size <= _LONGEST_LABEL:
+                    content = file.extractfile(member)
+                    label = _label(content.read() if content else b"", ending, f"{tar}: {member.name}")
+                    if label is not None and (ending == "cls" or key not in labels):
+                        labels[key] = label
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{tar}: not a plain tar file, or damaged ({error}); fetch it again, unpack .gz") from error
+    return [(key, offset, size, labels.get(key)) for key, (offset, size) in pictures.items()]
+
+
+def _label(content: bytes, ending: str, name: str) -> str | None:
+    try:
+        text = content.decode("utf-8").strip()
+        if ending == "cls":
+            return text
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{name}: not text or JSON ({error})") from error
+    if not isinstance(found, dict):
+        return str(found) if isinstance(found, int | str) else None
+    return next((str(found[key]) for key in _LABEL_KEYS if isinstance(found.get(key), int | str)), None)
+
+
+def _cache(tar: Path) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "sensorium" / "shards" / f"{hashlib.sha256(str(tar.resolve()).encode()).hexdigest()[:32]}.json"
+
+
+def _write(place: Path, text: str) -> None:
+    """Write a file by way of a temporary one: other processes may be reading it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=place.parent, prefix=".draft.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(draft, place)
