@@ -4,7 +4,7 @@ DeiT, DeiT III, MAE's encoder, DINO, DINOv2, DINOv3 and the image towers of CLIP
 ``presets.py`` says how.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -291,14 +291,21 @@ def _block(config: ViTConfig, number: int) -> Block:
         norm=(lambda width: LayerNorm(width, eps=config.eps)) if config.qk_norm else None,
         turn=GridRope(dim // config.heads) if config.positions == "rotary" else None,
     )
-    return Block(attn=residual(attend), mlp=residual(_mlp(config.mlp, dim, config.hidden)))
+    return Block(attn=residual(attend), mlp=residual(_mlp(config)))
 
 
-def _mlp(kind: str, dim: int, hidden: int | None) -> nn.Module:
-    if kind == "swiglu":
-        return SwiGLU(dim, 4 * dim if hidden is None else hidden, bias=True)
-    acts = {"gelu": nn.GELU, "gelu tanh": lambda: nn.GELU("tanh"), "quick gelu": QuickGELU}
-    return Mlp(dim, hidden, act=acts[kind]())
+_ACTS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu tanh": lambda: nn.GELU("tanh"),
+    "quick gelu": QuickGELU,
+    "swiglu": nn.GELU,  # of the attention pool, which is never gated
+}
+
+
+def _mlp(config: ViTConfig) -> nn.Module:
+    if config.mlp == "swiglu":
+        return SwiGLU(config.dim, 4 * config.dim if config.hidden is None else config.hidden, bias=True)
+    return Mlp(config.dim, config.hidden, act=_ACTS[config.mlp]())
 
 
 def _positions(config: ViTConfig) -> LearnedPositions | FixedPositions | None:
@@ -320,8 +327,7 @@ def _pool(config: ViTConfig) -> nn.Module:
         return MeanPool(config.prefix, LayerNorm(config.dim, eps=config.eps))
     if config.pool == "normed mean":
         return MeanPool(config.prefix)
-    act = _mlp(config.mlp, 1, 1).act if config.mlp != "swiglu" else None
-    return AttentionPool(config.dim, config.heads, config.hidden, act=act, eps=config.eps)
+    return AttentionPool(config.dim, config.heads, config.hidden, act=_ACTS[config.mlp](), eps=config.eps)
 
 
 def _head(config: ViTConfig) -> nn.Module:

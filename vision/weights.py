@@ -185,7 +185,7 @@ def _pool(said: str, tensors: Mapping[str, Tensor]) -> Any:
 
 
 _ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu tanh", "quick_gelu": "quick gelu", "silu": "swiglu"}
-_TYPES = {
+_TYPES: dict[str, dict[str, Any]] = {
     "vit": {},
     "deit": {"pool": "distilled", "distilled": True},
     "dinov2": {"positions": "no registers", "mask_token": True, "layer_scale": 1e-5},
@@ -207,7 +207,7 @@ def _config_of_hugging_face(
     said: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str, folder: Path
 ) -> ViTConfig:
     path = folder / "config.json"
-    kind = said.get("model_type")
+    kind = str(said.get("model_type"))
     act = _ACTS.get(str(said.get("hidden_act")))
     if kind not in _TYPES or act is None or said.get("qkv_bias", True) is not True:
         raise InputError(
