@@ -22,14 +22,16 @@ __all__ = ["Parquet", "ParquetImages"]
 
 _IMAGES = ("image", "img", "picture", "photo")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
-_ROW_GROUPS = 4  # that a process keeps at hand
+_MEMORY = 1 << 30  # bytes of a column that a process may keep at hand
+_ROW_GROUPS = 4  # that it keeps of a larger one
 
 
 class ParquetImages(ImageSet):
     """Pictures in a column of parquet files.
 
-    A row group is what parquet can read at once. The latest few are kept, so shuffled reading is quick where the files
-    are small or their row groups are (``datasets`` writes 100 pictures in each).
+    A row group (100 pictures, as ``datasets`` writes them) is the least that parquet can read. Up to 1 GiB, every
+    process keeps what it has read; of a larger set the latest few row groups, so that shuffled reading reads nearly a
+    row group for each picture: tar shards are faster then.
 
     Args:
         root: Folder of the data set; pictures that are only named lie in it.
@@ -44,14 +46,17 @@ class ParquetImages(ImageSet):
     ) -> None:
         self.root, self.files, self.image, self.labels, self.classes = root, files, image, labels, classes
         sizes = []
+        total = 0
         self._groups: list[tuple[Path, int]] = []
         for path in files:
             metadata = _open(path).metadata
             for group in range(metadata.num_row_groups):
                 self._groups.append((path, group))
                 sizes.append(metadata.row_group(group).num_rows)
+                total += metadata.row_group(group).total_byte_size
         self._ends = np.cumsum(sizes)
         self._held: dict[int, pa.ChunkedArray] = {}
+        self._most = len(sizes) if total <= _MEMORY else _ROW_GROUPS
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -60,7 +65,8 @@ class ParquetImages(ImageSet):
         return {**self.__dict__, "_held": {}}
 
     def read(self, indices: Sequence[int]) -> list[Image.Image]:
-        return [self._read(index) for index in indices]
+        found = {index: self._read(index) for index in sorted(set(indices))}  # a row group after the other
+        return [found[index] for index in indices]
 
     def name(self, index: int) -> str:
         group = int(np.searchsorted(self._ends, index, side="right"))
@@ -91,7 +97,7 @@ class ParquetImages(ImageSet):
                 column = _open(path).read_row_group(number, columns=[self.image], use_threads=False).column(0)
             except (OSError, ValueError) as error:
                 raise InputError(f"{path}: damaged in row group {number} ({error})") from error
-            if len(self._held) >= _ROW_GROUPS:
+            if len(self._held) >= self._most:
                 self._held.pop(next(iter(self._held)))
             self._held[group] = column
         return self._held[group]
