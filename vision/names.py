@@ -12,6 +12,7 @@ from torch import Tensor
 from core.weights import Reshape, Rules, Split, Squeeze, Table
 from core.weights.rules import ZEROS, Derived
 
+from .checkpoints import patch_kernel
 from .vit import ViTConfig
 
 __all__ = ["TIMM", "hugging_face", "meta", "timm"]
@@ -153,8 +154,7 @@ class _KeyMask(Derived):
 
 
 def _kernel(config: ViTConfig) -> Reshape:
-    channels, patch = config.channels, config.patch
-    return Reshape("patch.proj.weight", theirs=(-1, channels, patch, patch), ours=(-1, channels * patch * patch))
+    return patch_kernel(config.channels, config.patch)
 
 
 def _layers(there: str, names: dict[str, str]) -> dict[str, Any]:

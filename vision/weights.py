@@ -1,7 +1,7 @@
 """ViT checkpoints of timm, Hugging Face, Meta's repositories and our bundles: in, and out as they came."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.weights import Makers, Source, build, from_plain, is_bundle, open_bundle, read, write_safetensors
-from core.weights.files import read_json
 
+from .checkpoints import Origin, labels, pick, preprocessing, rows, said_by
 from .names import TIMM, hugging_face, meta, timm
 from .presets import PRESETS
 from .vit import ViT, ViTConfig
 
-__all__ = ["MAKERS", "TIMM", "ViTInfo", "export_vit", "hugging_face", "load_vit", "meta", "timm"]
+__all__ = ["MAKERS", "TIMM", "export_vit", "hugging_face", "load_vit", "meta", "timm"]
 
 MAKERS: Makers = {"vision.ViT": lambda config: ViT(from_plain(ViTConfig, config))}
 """What a bundle of this family may hold."""
@@ -24,24 +24,7 @@ MAKERS: Makers = {"vision.ViT": lambda config: ViT(from_plain(ViTConfig, config)
 LAYOUTS = ("timm", "huggingface", "huggingface-bare", "meta")
 
 
-@dataclass(frozen=True)
-class ViTInfo:
-    """Where a ViT came from.
-
-    Attributes:
-        layout: one of ``LAYOUTS`` or ``"bundle"``.
-        source: for :func:`export_vit`; None for a bundle of a model that was never imported.
-        labels: of the classes, if the folder says them.
-        preprocessing: of the images, in the words of the layout.
-    """
-
-    layout: str
-    source: Source | None
-    labels: tuple[str, ...] = ()
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-
-
-def load_vit(path: Path | str, config: ViTConfig | None = None) -> tuple[ViT, ViTInfo]:
+def load_vit(path: Path | str, config: ViTConfig | None = None) -> tuple[ViT, Origin]:
     """Load a ViT from a file or folder of timm, Hugging Face or Meta, or from a bundle.
 
     Args:
@@ -59,10 +42,10 @@ def load_vit(path: Path | str, config: ViTConfig | None = None) -> tuple[ViT, Vi
     if is_bundle(path):
         vit, bundle = open_bundle(path, MAKERS)
         assert isinstance(vit, ViT)
-        return vit, ViTInfo("bundle", bundle.source, bundle.labels, bundle.preprocessing)
+        return vit, Origin("bundle", bundle.source, bundle.labels, bundle.preprocessing)
     checkpoint = read(path)
     tensors, folder = checkpoint.tensors, checkpoint.path.parent
-    said = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    said = said_by(folder, needed=False)
     if any(name.startswith("blocks.") for name in tensors):
         by_name = "architecture" in said
         made = config or (_config_of_timm(said, tensors, folder) if by_name else _config_of_tensors(tensors, folder))
@@ -74,7 +57,7 @@ def load_vit(path: Path | str, config: ViTConfig | None = None) -> tuple[ViT, Vi
     else:
         raise InputError(f"{checkpoint.path} is no ViT: expected one of timm, Hugging Face or Meta")
     model, source = build(lambda: ViT(made), table, tensors, checkpoint.meta)
-    return model, ViTInfo(table.name, source, _labels(said), _preprocessing(said, folder))
+    return model, Origin(table.name, source, labels(said), preprocessing(said, folder))
 
 
 def export_vit(model: ViT, path: Path | str, source: Source | None = None, layout: str = "timm") -> None:
@@ -120,7 +103,7 @@ def _config_of_timm(said: Mapping[str, Any], tensors: Mapping[str, Tensor], fold
     if "pos_embed" in tensors:
         patches = (image[0] // base.patch) * (image[1] // base.patch)
         varied["positions"] = "patches" if tensors["pos_embed"].shape[1] == patches else "all"
-    return replace(base, classes=_rows(tensors, "head.weight"), pool=pool, image=image, **varied)
+    return replace(base, classes=rows(tensors, "head.weight"), pool=pool, image=image, **varied)
 
 
 def _config_of_tensors(tensors: Mapping[str, Tensor], folder: Path) -> ViTConfig:
@@ -140,17 +123,17 @@ def _config_of_tensors(tensors: Mapping[str, Tensor], folder: Path) -> ViTConfig
         heads=max(1, dim // (128 if dim == 4096 else 64)),
         hidden=None if wide is None else int(wide.shape[1]),
         mlp="swiglu" if "blocks.0.mlp.w3.weight" in tensors else "gelu",
-        classes=_rows(tensors, "head.weight"),
+        classes=rows(tensors, "head.weight"),
         pool=_pool("token" if "cls_token" in tensors else "avg", tensors) or "normed mean",
         **varied,
     )
     if config.positions == "rotary":
         return replace(config, eps=1e-5, image=(16 * patch, 16 * patch))
-    rows = int(tensors["pos_embed"].shape[1])
-    side = isqrt(rows)  # "patches" only, or class and distillation token too
-    if side * side != rows:
+    places = int(tensors["pos_embed"].shape[1])
+    side = isqrt(places)  # "patches" only, or class and distillation token too
+    if side * side != places:
         config = replace(config, positions="no registers" if config.registers else "all")
-        side = isqrt(rows - config.placed)
+        side = isqrt(places - config.placed)
     else:
         config = replace(config, positions="patches")
     return replace(config, image=(side * patch, side * patch))
@@ -221,15 +204,13 @@ def _config_of_hugging_face(
         "depth": "num_hidden_layers",
         "heads": "num_attention_heads",
         "eps": "layer_norm_eps",
+        "image": "image_size",
     }
-    lacking = [name for name in (*names.values(), "image_size") if name not in said]
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(lacking)}: not a ViT")
-    size = said["image_size"]
-    plain: dict[str, Any] = {ours: said[theirs] for ours, theirs in names.items()}
+    plain = pick(said, names, path, "ViT")
+    size = plain["image"]
     plain |= {"image": size if isinstance(size, list) else [size, size], "mlp": act, **_TYPES[kind]}
     plain["registers"] = said.get("num_register_tokens", 0)
-    plain["classes"] = _rows(tensors, "classifier.weight") or _rows(tensors, "cls_classifier.weight")
+    plain["classes"] = rows(tensors, "classifier.weight") or rows(tensors, "cls_classifier.weight")
     if kind == "deit" and "cls_classifier.weight" not in tensors:
         plain["pool"] = "cls"
     if kind == "dinov3_vit":
@@ -245,21 +226,3 @@ def _width(tensors: Mapping[str, Tensor], prefix: str) -> int | None:
     """The width inside DINOv2's feed-forward branches, which its config leaves open."""
     names = (f"{prefix}encoder.layer.0.mlp.{name}.weight" for name in ("fc2", "weights_out"))
     return next((int(tensors[name].shape[-1]) for name in names if name in tensors), None)
-
-
-def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
-    return tensors[name].shape[0] if name in tensors and tensors[name].ndim else 0
-
-
-def _labels(said: Mapping[str, Any]) -> tuple[str, ...]:
-    named = said.get("id2label")
-    if isinstance(named, dict) and all(str(i) in named for i in range(len(named))):
-        return tuple(str(named[str(i)]) for i in range(len(named)))
-    listed = said.get("label_names")
-    return tuple(map(str, listed)) if isinstance(listed, list) else ()
-
-
-def _preprocessing(said: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    path = folder / "preprocessor_config.json"
-    given = read_json(path) if path.exists() else said.get("pretrained_cfg", {})
-    return dict(given) if isinstance(given, dict) else {}
