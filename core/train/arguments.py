@@ -72,7 +72,16 @@ def _for(command: str, recipe: dict[str, Any]) -> dict[str, Any]:
     part: dict[str, Any] = {
         key: recipe[key] for key in ("seed_everything", "name", "runs", "model", "data") if key in recipe
     }
-    return {**part, "trainer": {"precision": recipe.get("trainer", {}).get("precision")}}
+    given = recipe.get("trainer", {})
+    trainer = {"precision": given.get("precision")}
+    if command != "predict":
+        # our own callbacks measure; Lightning's belong to a training
+        trainer["callbacks"] = [
+            callback
+            for callback in given.get("callbacks") or []
+            if str(callback.get("class_path")).partition(".")[0] in _OURS
+        ]
+    return {**part, "trainer": trainer}
 
 
 def one_line(message: str, most: int = 400) -> str:
