@@ -168,9 +168,9 @@ def load_mae(path: Path | str, config: MAEConfig | None = None) -> tuple[MaskedA
     """
     path = Path(path)
     if is_bundle(path):
-        model, bundle = open_bundle(path, MAKERS)
-        assert isinstance(model, MaskedAutoencoder)
-        return model, MAEInfo("bundle", bundle.source, bundle.preprocessing)
+        found, bundle = open_bundle(path, MAKERS)
+        assert isinstance(found, MaskedAutoencoder)
+        return found, MAEInfo("bundle", bundle.source, bundle.preprocessing)
     checkpoint = read(path)
     tensors, folder = checkpoint.tensors, checkpoint.path.parent
     if "decoder_pred.weight" in tensors:

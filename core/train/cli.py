@@ -173,6 +173,7 @@ class CommandLine(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, say where the results are, and test if that was asked for."""
+        self.model.resumes = kwargs.get("ckpt_path") is not None
         self._run("fit", **kwargs)
         best = next((kept.best_model_path for kept in self._kept if isinstance(kept, Best)), "") or None
         if self.trainer.is_global_zero:

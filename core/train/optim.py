@@ -20,7 +20,7 @@ from torch import nn
 
 from core.nn.block import Stack
 
-__all__ = ["Optim", "param_groups"]
+__all__ = ["Optim", "blocks_of", "layers_of", "param_groups"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float, layer_decay:
     Returns:
         Dictionaries with ``name``, ``params``, ``lr`` and ``weight_decay``; those of lower layers come first.
     """
-    layers = _layers(module)
+    layers = layers_of(module)
     top = max(layers.values(), default=0)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -70,9 +70,9 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float, layer_decay:
     return [groups[label] for label in sorted(groups)]
 
 
-def _layers(module: nn.Module) -> dict[str, int]:
+def layers_of(module: nn.Module) -> dict[str, int]:
     """The layer of each trained parameter: 0 = before all blocks, i + 1 = block i, blocks + 1 = after all."""
-    prefixes = [prefix for prefix, _ in _blocks(module)]
+    prefixes = [prefix for prefix, _ in blocks_of(module)]
     layers: dict[str, int] = {}
     passed = 0
     for name, parameter in module.named_parameters():
@@ -87,11 +87,13 @@ def _layers(module: nn.Module) -> dict[str, int]:
     return layers
 
 
-def _blocks(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def blocks_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(prefix of the parameters' names, block) for the blocks of all outermost stacks, in order of registration."""
     for name, child in module.named_children():
         inside = (
-            [(f"{index}.", block) for index, block in enumerate(child)] if isinstance(child, Stack) else _blocks(child)
+            [(f"{index}.", block) for index, block in enumerate(child)]
+            if isinstance(child, Stack)
+            else blocks_of(child)
         )
         for prefix, block in inside:
             yield f"{name}.{prefix}", block

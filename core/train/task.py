@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from core.errors import InputError
+from core.train.adapt import Adapt
 from core.train.ema import EMA
+from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 
@@ -36,16 +38,25 @@ class Task(LightningModule):
         optim: Settings of AdamW.
         schedule: Course of the learning rate.
         ema: Decay of an average of the weights, which is then used to validate, test and predict; None for no average.
+        initial: Fills the model before a training that doesn't go on from a checkpoint; see :class:`Initial`.
+        adapt: Which weights of the model are trained; all if None.
 
     Attributes:
         monitor, mode: The logged quantity by which the best checkpoint is chosen, and whether "min" or "max" is best.
+        resumes: Whether the training goes on from a checkpoint of its own (set by the command line).
     """
 
     monitor = "val/loss"
     mode = "min"
 
     def __init__(
-        self, model: nn.Module, optim: Optim = Optim(), schedule: Schedule = Schedule(), ema: float | None = None
+        self,
+        model: nn.Module,
+        optim: Optim = Optim(),
+        schedule: Schedule = Schedule(),
+        ema: float | None = None,
+        initial: Initial | None = None,
+        adapt: Adapt | None = None,
     ) -> None:
         super().__init__()
         if ema is not None and not 0 <= ema < 1:
@@ -55,9 +66,21 @@ class Task(LightningModule):
         self.schedule = schedule
         self.decay = ema
         self.ema: EMA | None = None
+        self.initial = initial
+        self.adapt = adapt
+        self.resumes = False
+        self._adapted = False
+
+    def setup(self, stage: str) -> None:
+        """Fill the model with what the training begins with."""
+        if stage == "fit" and self.initial is not None and not self.resumes:
+            self.initial(self.model)
 
     def configure_model(self) -> None:
-        """Make the average, once the model has its final (perhaps sharded) parameters."""
+        """Adapt the model, and make the average, once it has its final (perhaps sharded) parameters."""
+        if self.adapt is not None and not self._adapted:
+            self.adapt(self.model)
+            self._adapted = True
         if self.decay is not None and self.ema is None:
             self.ema = EMA(self.model, self.decay)
 
@@ -146,6 +169,12 @@ class Task(LightningModule):
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
             raise InputError(f"the checkpoint doesn't fit this model: {_shorten(str(error))}") from error
+
+    def finish(self) -> None:
+        """Turn the model into what is used after a training: the average of the weights, adapters merged."""
+        self._swap_in()
+        if self.adapt is not None and self._adapted:
+            self.adapt.merge(self.model)
 
     def prediction_writer(self, folder: Path) -> Callback | None:
         """What writes the results of ``predict`` into a folder; None for a task that has nothing to predict."""

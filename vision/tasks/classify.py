@@ -9,6 +9,8 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from core.errors import InputError
+from core.train.adapt import Adapt
+from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from core.train.seeds import run_seed
@@ -32,7 +34,7 @@ class Classify(Task):
         classes: Number of classes.
         smoothing: Label smoothing (arXiv:1512.00567): the share of the target that is spread over all classes.
         mix: Mixup and CutMix of the training batches.
-        optim, schedule, ema: See :class:`Task`.
+        optim, schedule, ema, initial, adapt: See :class:`Task`; they fine-tune what was trained otherwise.
     """
 
     monitor = "val/accuracy"
@@ -47,8 +49,10 @@ class Classify(Task):
         optim: Optim = Optim(),
         schedule: Schedule = Schedule(),
         ema: float | None = None,
+        initial: Initial | None = None,
+        adapt: Adapt | None = None,
     ) -> None:
-        super().__init__(model, optim, schedule, ema)
+        super().__init__(model, optim, schedule, ema, initial, adapt)
         if classes < 2 or not 0 <= smoothing < 1:
             raise InputError(f"classes {classes} must be at least 2 and smoothing {smoothing} in [0, 1)")
         self.classes = classes
@@ -63,6 +67,7 @@ class Classify(Task):
         Raises:
             InputError: If the data has no labels, or more classes than the model.
         """
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if data is None or stage == "predict":
             return
