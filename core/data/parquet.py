@@ -131,7 +131,8 @@ class Parquet(ImageFormat):
         if image is None:
             raise InputError(f"{files[split][0]}: has the columns {', '.join(schema.names)}; expected one of pictures")
         label = self._pick(self.label, schema.names, "ClassLabel", _LABELS, features)
-        labels, classes = None, []
+        labels: np.ndarray | None = None
+        classes: list[str] = []
         if label is not None and split != "predict":
             values = _cells(files[split], label)
             train = values if split == "train" else _cells(files.get("train", files[split]), label)

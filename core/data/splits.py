@@ -27,7 +27,7 @@ def files_by_split(root: Path, suffixes: tuple[str, ...]) -> dict[Split, list[Pa
     is the test files if there are any, else all.
     """
     found: dict[Split, list[Path]] = {}
-    rest = []
+    rest: list[Path] = []
     paths = [root] if root.is_file() else sorted(root.rglob("*"))
     for path in paths:
         parts = path.relative_to(root).parts

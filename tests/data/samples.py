@@ -101,11 +101,4 @@ def _write_parquet(root: Path, kind: str, split: str, contents: list[bytes]) -> 
         lines = ["---", "dataset_info:", "  features:", "  - name: image", "    dtype: image", "  - name: label"]
         classes = [f"          '{number}': {name}" for number, name in enumerate(CLASSES)]
         lines += ["    dtype:", "      class_label:", "        names:", *classes, "---"]
-            "    dtype:",
-            "      class_label:",
-            "        names:",
-            "          '0': cat",
-            "          '1': dog",
-            "---",
-        ]
         (root / "README.md").write_text("\n".join([*lines, "# pets"]))

@@ -129,7 +129,8 @@ class ImageData(LightningDataModule):
         if val is None and self.share:
             train, val = hold_out(train, self.share)
         train = train if self.few is None else few(train, self.few)
-        return {"train": self._skipping(train)} | ({} if val is None else {"val": self._skipping(val)})
+        opened: dict[Split, ImageSet] = {"train": self._skipping(train)}
+        return opened if val is None else {**opened, "val": self._skipping(val)}
 
     def _skipping(self, images: ImageSet) -> Skipping:
         report = None if self.trainer is None else Path(self.trainer.default_root_dir) / "bad_images.txt"
