@@ -188,9 +188,9 @@ def load_swin(path: Path | str, config: SwinConfig | None = None) -> tuple[Swin,
     """
     path = Path(path)
     if is_bundle(path):
-        model, bundle = open_bundle(path, SWIN_MAKERS)
-        assert isinstance(model, Swin)
-        return model, Origin("bundle", bundle.source, bundle.labels, bundle.preprocessing)
+        opened, bundle = open_bundle(path, SWIN_MAKERS)
+        assert isinstance(opened, Swin)
+        return opened, Origin("bundle", bundle.source, bundle.labels, bundle.preprocessing)
     checkpoint = read(path)
     tensors, folder = checkpoint.tensors, checkpoint.path.parent
     layout = _layout(tensors)
