@@ -8,6 +8,7 @@ import typer
 from typer.exceptions import TyperException
 
 from core.errors import InputError
+from sensorium.commands.export import export
 from sensorium.commands.models import models
 from sensorium.commands.train import TRAINER_COMMANDS, trainer_command
 from sensorium.commands.transcribe import transcribe
@@ -34,6 +35,7 @@ for _name, _help in TRAINER_COMMANDS.items():
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
     )(trainer_command)
+app.command()(export)
 app.command()(models)
 app.command()(version)
 

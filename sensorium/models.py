@@ -26,35 +26,43 @@ def load(source: str | Path, **settings: Any) -> Any:
     """The pipeline that fits a model.
 
     A Whisper becomes an `audio.transcribe.Transcriber`: ``load("tiny.en")("talk.mp3").text``; `settings` are those of
-    `audio.transcribe.Settings`, such as ``language="de"``. A ViT becomes a `vision.vit.ViT` in evaluation mode, which
-    maps images (B, C, H, W) to logits.
+    `audio.transcribe.Settings`, such as ``language="de"``. An image encoder becomes a `vision.vit.ViT` or
+    `vision.swin.Swin` in evaluation mode, which maps images (B, C, H, W) to logits or features.
 
     Args:
         source: a name of `list_models`, a bundle, a checkpoint's file or folder, or ``owner/name`` of the Hugging Face
-            Hub. Whisper may come from OpenAI, Hugging Face or CTranslate2, a ViT from timm or Hugging Face.
+            Hub. Whisper may come from OpenAI, Hugging Face or CTranslate2, an image encoder from timm, Hugging
+            Face, torchvision, its authors, or a ``.ckpt`` of ``sensorium fit``.
 
     Raises `InputError` when there is no such model, it is of no family that is known, or a setting doesn't fit it.
     """
     from audio.checkpoints import find_whisper
 
     path = find_whisper(str(source))
-    return {"audio": _transcriber, "vision": _vit}[_family(path)](path, settings)
+    return {"audio": _transcriber, "vision": _encoder}[_family(path)](path, settings)
 
 
 def _family(path: Path) -> str:
     """The package that a model belongs to, by what its bundle says or what its tensors are called."""
     from core.weights import is_bundle, read, read_bundle
 
+    if path.suffix == ".ckpt":
+        return "vision"
     family = read_bundle(path).model.partition(".")[0] if is_bundle(path) else _family_of(read(path).tensors)
     if family not in ("audio", "vision"):
-        raise InputError(f"{path} holds no model that is known: expected a Whisper or a ViT")
+        raise InputError(f"{path} holds no model that is known: expected a Whisper or an image encoder")
     return family
 
 
 def _family_of(names: Iterable[str]) -> str:
-    signs = {"audio": ("decoder.", "decoder/", "model.decoder."), "vision": ("blocks.", "vit.", "encoder.layer.")}
+    whisper, parts = (
+        ("decoder.", "decoder/", "model.decoder."),
+        ("patch_embed", "embeddings.patch_embedding", "features.0"),
+    )
     given = list(names)
-    return next((family for family, starts in signs.items() if any(name.startswith(starts) for name in given)), "")
+    if any(part in name for name in given for part in parts):
+        return "vision"
+    return "audio" if any(name.startswith(whisper) for name in given) else ""
 
 
 def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
@@ -66,12 +74,11 @@ def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
     return Transcriber(model, settings=Settings(**settings))
 
 
-def _vit(path: Path, settings: dict[str, Any]) -> Any:
-    from vision.weights import load_vit
+def _encoder(path: Path, settings: dict[str, Any]) -> Any:
+    from vision.load import load_encoder
 
-    _refuse_unknown(settings, (), "ViT")
-    model, _ = load_vit(path)
-    return model.eval()
+    _refuse_unknown(settings, (), "vision model")
+    return load_encoder(path)[0]
 
 
 def _refuse_unknown(settings: dict[str, Any], known: Iterable[str], what: str) -> None:

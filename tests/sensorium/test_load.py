@@ -44,7 +44,7 @@ def test_vit_of_hugging_face(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="a ViT has no language"):
+    with pytest.raises(InputError, match="a vision model has no language"):
         sensorium.load(tmp_path, language="en")
 
 
