@@ -272,6 +272,7 @@ def _quiet() -> None:
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # it is new, and holds what was logged so far
         ".*LeafSpec.* is deprecated.*",
+        "Found .* in eval mode at the start of training.*",  # teachers and frozen encoders are meant to be
         "The dirpath has changed.*",  # a resumed run has a folder of its own
         "Be aware that when using `ckpt_path`, callbacks.*",  # to evaluate, those of the training are not needed
     ):

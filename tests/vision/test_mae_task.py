@@ -174,7 +174,7 @@ def test_training_goes_on_from_released_weights(tmp_path: Path) -> None:
     assert same(dict(encoder_of(tmp_path / "mae").state_dict()), dict(source.encoder.state_dict()))
     with pytest.raises(InputError, match="another shape"):
         Pretrained(str(tmp_path / "mae"))(MaskedAutoencoder(MAEConfig(SHAPE, dim=12, depth=1, heads=2)))
-    with pytest.raises(InputError, match="for a Linear"):
+    with pytest.raises(InputError, match="fill a Linear"):
         Pretrained(str(tmp_path / "mae"))(torch.nn.Linear(2, 2))
 
 

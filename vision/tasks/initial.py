@@ -29,15 +29,17 @@ class Pretrained(Initial):
     """Begins with the weights in a file or folder.
 
     A ViT takes the encoder that is found (:func:`encoder_of`); the head, and a pooling that the encoder doesn't have,
-    stay as they are. A masked autoencoder takes a whole one.
+    stay as they are. A masked autoencoder takes a whole one, any other model the same model in a ``.ckpt``.
 
     Args:
         path: A ``.ckpt`` of any of our tasks, a bundle, or a file or folder of timm, Hugging Face, or the original
             repositories.
+        whole: Whether it is an error if anything would stay as it was: for a teacher, whose head must not be new.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, whole: bool = False) -> None:
         self.path = Path(path).expanduser()
+        self.whole = whole
 
     def __call__(self, model: nn.Module) -> None:
         """Fill the model.
@@ -49,9 +51,13 @@ class Pretrained(Initial):
             _fill(model, _autoencoder(self.path, model.config), self.path)
         elif isinstance(model, ViT):
             new = transfer(encoder_of(self.path, model.config), model, str(self.path))
+            if self.whole and new:
+                raise InputError(f"{self.path} has nothing for {', '.join(new)}: expected the whole of the model")
             rank_zero_info(f"weights from {self.path}; new: {', '.join(new) or 'nothing'}")
+        elif self.path.suffix == ".ckpt":
+            _fill(model, rebuild(self.path).model, self.path)
         else:
-            raise InputError(f"no weights of {self.path} for a {type(model).__name__}: expected a ViT")
+            raise InputError(f"{self.path} can't fill a {type(model).__name__}: expected a ViT, or a .ckpt of ours")
 
 
 def encoder_of(path: Path | str, like: ViTConfig | None = None) -> ViT:
@@ -147,10 +153,10 @@ def _autoencoder(path: Path, like: MAEConfig) -> MaskedAutoencoder:
     return model
 
 
-def _fill(model: MaskedAutoencoder, source: MaskedAutoencoder, path: Path) -> None:
+def _fill(model: nn.Module, source: nn.Module, path: Path) -> None:
     theirs, ours = source.state_dict(), model.state_dict()
     unlike = [n for n in ours if n not in theirs or theirs[n].shape != ours[n].shape]
     if unlike or theirs.keys() - ours.keys():
         differ = sorted([*unlike, *(theirs.keys() - ours.keys())])
-        raise InputError(f"{path} holds a masked autoencoder of another shape: {differ[0]} differs")
+        raise InputError(f"{path} holds a {type(source).__name__} of another shape: {differ[0]} differs")
     model.load_state_dict(theirs)
