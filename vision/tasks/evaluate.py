@@ -116,7 +116,11 @@ class Evaluate(Callback):
             features = {name: self._embed(trainer, task, images, transform) for name, images in sets.items()}
         found = self._judge(features, split, len(sets["train"].classes))
         task.log_dict({f"{split}/{name}": value for name, value in found.items()}, on_step=False, on_epoch=True)
-        self.results.append({"epoch": trainer.current_epoch, "step": trainer.global_step, "split": split, **found})
+        if trainer.state.fn == "fit":
+            when: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        else:  # the checkpoint's own results are in the folder of its run
+            self.results, when = [], {"checkpoint": str(trainer.ckpt_path)}
+        self.results.append({**when, "split": split, **found})
         folder = run_folder(trainer)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             sizes = {name: len(images) for name, images in sets.items()}
