@@ -34,7 +34,7 @@ __all__ = ["Case", "Contender", "Measurement", "difference", "main", "measure", 
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "sensorium"
-PEERS = ("openai-whisper", "ctranslate2", "transformers", "timm", "open-clip-torch", "diffusers")
+PEERS = ("openai-whisper", "ctranslate2", "transformers", "timm", "lightly", "open-clip-torch", "diffusers")
 
 
 @dataclass(frozen=True)
