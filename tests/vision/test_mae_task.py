@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
 from core.data.order import keys, uniforms
@@ -19,9 +21,10 @@ from core.weights import Bundle, save_bundle
 from vision.losses.mae import mae_loss
 from vision.mae import MAEConfig, MaskedAutoencoder
 from vision.mae_weights import facebook
-from vision.tasks.initial import Pretrained, encoder_of, transfer
+from vision.tasks.initial import Pretrained, encoder_of, save_encoder, transfer
 from vision.tasks.mae import MAE
 from vision.vit import ViT, ViTConfig
+from vision.weights import load_vit
 
 ENCODER = {
     "image": [8, 8], "patch": 2, "channels": 1, "dim": 16, "depth": 2, "heads": 2, "classes": 0, "positions": "sincos",
@@ -139,6 +142,11 @@ def test_a_checkpoint_gives_its_encoder_and_goes_into_fine_tuning(recipe: Callab
     assert torch.equal(encoder.norm.weight, weights["ema.encoder.norm.weight"])
     assert not torch.equal(encoder.norm.weight, weights["model.encoder.norm.weight"])
 
+    save_encoder(checkpoint, tmp_path / "bundle")
+    bundled, info = load_vit(tmp_path / "bundle")
+    assert same(dict(bundled.state_dict()), dict(encoder.state_dict()))
+    assert info.preprocessing["init_args"] == {"mean": [0.3], "std": [0.3], "shift": 0, "flip": 0.0}
+
     shape = {**ENCODER, "classes": 4, "positions": "all", "pool": "mean"}
     arguments = {
         "model": {"class_path": "vision.vit.ViT", "init_args": {"config": shape}},
@@ -176,6 +184,36 @@ def test_training_goes_on_from_released_weights(tmp_path: Path) -> None:
         Pretrained(str(tmp_path / "mae"))(MaskedAutoencoder(MAEConfig(SHAPE, dim=12, depth=1, heads=2)))
     with pytest.raises(InputError, match="fill a Linear"):
         Pretrained(str(tmp_path / "mae"))(torch.nn.Linear(2, 2))
+
+
+def test_published_encoders_go_into_a_classifier(tmp_path: Path) -> None:
+    """Facebook's file of an encoder alone, and a folder of timm, whose head is another's."""
+    source = MaskedAutoencoder(MAEConfig(SHAPE, dim=8, depth=1, heads=2))
+    state = facebook(source.config).export(source.state_dict())
+    alone = {n: w for n, w in state.items() if not n.startswith(("decoder", "mask_token"))}
+    torch.save({"model": alone}, tmp_path / "mae_pretrain.pth")
+    shape = {**ENCODER, "image": (8, 8), "classes": 3, "positions": "all", "pool": "mean", "drop_path": 0.1}
+    target = ViT(ViTConfig(**shape))  # type: ignore[arg-type]
+    Pretrained(str(tmp_path / "mae_pretrain.pth"))(target)
+    assert torch.equal(target.blocks[1].mlp.fn.fc1.weight, source.encoder.blocks[1].mlp.fn.fc1.weight)
+    assert torch.equal(target.positions.table, source.encoder.positions.table)
+    with pytest.raises(InputError, match=r"has nothing for head, pool\.norm"):
+        Pretrained(str(tmp_path / "mae_pretrain.pth"), whole=True)(target)
+
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    peer = timm.create_model("vit_tiny_patch16_224", num_classes=7)
+    save_file(peer.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "num_classes": 7}')
+    model = ViT(ViTConfig(image=(64, 96), dim=192, heads=3, classes=2))
+    before = model.head.weight.clone()
+    Pretrained(str(folder))(model)
+    assert torch.equal(model.head.weight, before)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        peer.set_input_size((64, 96))
+        expected = peer.eval().forward_features(images)
+        torch.testing.assert_close(model.eval().features(images).x, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_encoder_goes_into_a_larger_picture() -> None:

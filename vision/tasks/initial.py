@@ -1,6 +1,6 @@
 """Trained encoders to begin with: from any checkpoint of our own tasks, a bundle, or published weights."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from core.nn import resampled
+from core.train.checkpoint import read_checkpoint, read_recipe
 from core.train.initial import Initial
 from core.train.rebuild import rebuild
-from core.weights import is_bundle, read, read_bundle
+from core.weights import Bundle, is_bundle, read, read_bundle, save_bundle
 from vision.mae import MAEConfig, MaskedAutoencoder
 from vision.mae_weights import MAKERS as MAE_MAKERS
 from vision.mae_weights import load_mae
 from vision.vit import ViT, ViTConfig
 from vision.weights import load_vit
 
-__all__ = ["Pretrained", "encoder_of", "transfer"]
+__all__ = ["Pretrained", "encoder_of", "save_encoder", "transfer"]
 
 SHAPE = ("patch", "channels", "dim", "depth", "heads", "mlp", "bias", "qk_norm", "pre_norm")
 OWN = ("head.", "pool.", "norm.")  # what a task may have anew: the head, the pooling, and the norm that goes with it
@@ -91,6 +92,23 @@ def encoder_of(path: Path | str, like: ViTConfig | None = None) -> ViT:
     if like is None or (checkpoint.path.parent / "config.json").exists():
         return load_vit(path)[0]
     return load_vit(path, _bare(like, checkpoint.tensors))[0]
+
+
+def save_encoder(path: Path | str, folder: Path | str) -> None:
+    """Make a bundle of the encoder in a checkpoint of ours; see :func:`encoder_of`.
+
+    The bundle says how images were prepared (``preprocess`` of the training's data, as its recipe has it), and the
+    names of the classes where there are any.
+
+    Raises:
+        InputError: If it is no such checkpoint, or the folder holds something else.
+    """
+    path = Path(path)
+    recipe, encoder = read_recipe(path), encoder_of(path)
+    prepared = recipe.get("data", {}).get("init_args", {}).get("preprocess") or {}
+    names = read_checkpoint(path).get("class_names", ()) if encoder.config.classes else ()
+    bundle = Bundle("vision.ViT", asdict(encoder.config), preprocessing=dict(prepared), labels=tuple(names))
+    save_bundle(folder, encoder, bundle)
 
 
 def transfer(source: ViT, target: ViT, what: str = "the weights") -> list[str]:
