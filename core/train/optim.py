@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from core.nn.block import Stack
+from core.train.master import MasterAdamW
 
 __all__ = ["Optim", "blocks_of", "layers_of", "param_groups"]
 
@@ -42,9 +43,14 @@ class Optim:
     layer_decay: float = 1.0
 
     def build(self, module: nn.Module, fused: bool = True) -> torch.optim.AdamW:
-        """The optimizer for the trainable parameters of a module; ``fused`` is PyTorch's faster implementation."""
+        """The optimizer for the trainable parameters of a module; ``fused`` is PyTorch's faster implementation.
+
+        Weights in bfloat16 (``--trainer.precision bf16-true``) are stepped in float32: :class:`MasterAdamW`.
+        """
         groups = param_groups(module, self.lr, self.weight_decay, self.layer_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        halves = any(p.dtype is torch.bfloat16 for group in groups for p in group["params"])
+        kind = MasterAdamW if halves else torch.optim.AdamW
+        return kind(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
 
 
 def param_groups(module: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
