@@ -190,6 +190,8 @@ def attend(
             kernel = split
             if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and _flash_window(sight) is not None:
                 kernel = varlen
+        elif _slow_backward(q, k):
+            kernel = eager
     return kernel(q, k, v, sight, bias, scale)
 
 
@@ -208,6 +210,13 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+def _slow_backward(q: Tensor, k: Tensor) -> bool:
+    """Whether SDPA's backward would lose to plain matrix products: bfloat16 on a processor, scores of moderate size."""
+    if q.device.type != "cpu" or q.dtype is not torch.bfloat16 or torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() and q.requires_grad and q.shape[2] * k.shape[2] <= 512**2
 
 
 def packable(q: Tensor, sight: Sight, bias: Tensor | None) -> bool:

@@ -134,6 +134,17 @@ def test_single_query_over_many_keys():
         assert_same(outcome(kernels.sdpa, Sight(rule), q, k, v), outcome(kernels.eager, Sight(rule), q, k, v))
 
 
+@pytest.mark.parametrize("name", SIGHTS)
+def test_bfloat16_trains_with_plain_products(name):
+    """As close to the exact outcome as bfloat16 allows, whichever kernel is chosen."""
+    torch.manual_seed(0)
+    exact = [randn(ROWS, HEADS, LENGTH, DIM) for _ in range(3)]
+    halves = [t.detach().bfloat16().requires_grad_() for t in exact]
+    ours = outcome(kernels.attend, SIGHTS[name], *halves)
+    for a, b in zip(ours, outcome(kernels.eager, SIGHTS[name], *exact), strict=True):
+        assert (a.double() - b).norm() <= 0.02 * b.norm()
+
+
 def test_use_overrides_the_choice_and_gives_it_back():
     q, k, v = (randn(1, 1, 3, 4) for _ in range(3))
     with pytest.raises(ValueError, match="choose one of eager, sdpa"), kernels.use("fastest"):
