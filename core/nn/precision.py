@@ -1,0 +1,145 @@
+"""One model, made fast for inference on the device it is on.
+
+On a processor, PyTorch's bfloat16 linear reorders its weight in every call. Here the weight is reordered once, when the
+model is loaded. The result computes; it is neither trained nor saved: keep the exact model for that.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
+
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+class _Frozen(nn.Module):
+    """A linear layer for inference whose weight is in an order of its own."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.bias: Tensor | None
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def __deepcopy__(self, memo: Any) -> "_Frozen":
+        raise TypeError(f"{type(self).__name__} can't be copied: copy the exact model and make the copy fast")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} can't be pickled: save the exact model")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise TypeError(f"{prefix}: {type(self).__name__} has no weights to save or export: use the exact model")
+
+
+class PackedLinear(_Frozen):
+    """A bfloat16 linear layer with oneDNN's order of the weight.
+
+    Args:
+        linear: the layer that it computes; its weight is bfloat16 and on a processor.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features), both bfloat16."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+class Int8Linear(_Frozen):
+    """A linear layer of 8-bit integers: weights with a scale per output channel, inputs with a scale per token.
+
+    A scale per token, found in each call, keeps the result of a row independent of the rows beside it.
+
+    Args:
+        linear: the layer that it approximates; its weight is on a processor.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        weight = linear.weight.detach().float()
+        self.scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        codes = (weight / self.scales[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
+        self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features) of the same type, float32 or bfloat16."""
+        rows = x.reshape(-1, self.in_features)
+        least, most = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        # 126, not 127: in bfloat16 the quotient may exceed it by half a percent, and must not wrap around
+        scale = torch.maximum(-least, most).clamp_min_(1e-12) / 126  # (N, 1)
+        codes = (rows * scale.reciprocal()).round_().to(torch.int8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, 0, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias.to(y.dtype), y, scale.to(y.dtype), out=y)
+        return y.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def replaced(
+    model: nn.Module, make: Callable[[nn.Linear], nn.Module], only: Callable[[str, nn.Linear], bool]
+) -> nn.Module:
+    """Put ``make(linear)`` in the place of every plain ``nn.Linear`` for whose (name, layer) ``only`` holds.
+
+    Subclasses stay: they compute something else, or are asked for their weights.
+    """
+    for prefix, module in list(model.named_modules()):
+        if isinstance(module, nn.MultiheadAttention):  # it reads its projection's weight itself
+            continue
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and only(f"{prefix}.{name}".lstrip("."), child):
+                setattr(module, name, make(child))
+    return model
+
+
+def fast(model: nn.Module, precision: Precision = "auto", skip: tuple[str, ...] = ()) -> nn.Module:
+    """Return a copy of the model, for inference in the given precision; ``float32`` returns the model itself.
+
+    Args:
+        model: exact and on its device.
+        precision: ``float32`` is exact; ``bfloat16`` converts all weights, and packs the linear layers on a processor;
+            ``int8`` does the same with 8-bit integers inside the linear layers (processors only); ``auto`` is
+            ``bfloat16`` where the device multiplies it natively, else ``float32``. Inputs are of the model's type.
+        skip: parts of names of linear layers that stay plain, e.g. ``("head",)`` under ``int8``.
+
+    Raises:
+        ValueError: if the precision is not one of these, or ``int8`` is asked of another device than a processor.
+    """
+    choices = ("auto", "float32", "bfloat16", "int8")
+    if precision not in choices:
+        raise ValueError(f"no precision {precision!r}: choose one of {', '.join(choices)}")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if precision == "auto":
+        precision = "bfloat16" if _native(device) else "float32"
+    if precision == "float32":
+        return model.eval()
+    if precision == "int8" and device.type != "cpu":
+        raise ValueError(f"int8 is for processors, but the model is on {device.type}: choose bfloat16")
+    model = copy.deepcopy(model).eval().requires_grad_(False).bfloat16()
+    if device.type != "cpu":
+        return model
+
+    def chosen(name: str, linear: nn.Linear) -> bool:
+        return not any(part in name for part in skip)
+
+    if precision == "int8":
+        return replaced(model, Int8Linear, chosen)
+    return replaced(model, PackedLinear, chosen) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else model
+
+
+def _native(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 at least twice as fast as float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

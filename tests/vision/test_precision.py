@@ -1,0 +1,98 @@
+"""Fast models decide as the exact one does: a really trained classifier, and what fast layers refuse."""
+
+import copy
+import io
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core.data.idx import read_idx
+from core.nn.precision import Int8Linear, PackedLinear, fast
+from vision.vit import ViT, ViTConfig
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small ViT after a few passes over Fashion-MNIST's subset, and test images (N, 1, 28, 28)."""
+    folder = Path(__file__).parents[2] / "assets" / "fashion_mnist_subset"
+    images, labels, tests, answers = (
+        torch.tensor(read_idx(next(folder.glob(pattern))))
+        for pattern in ("train-images*", "train-labels*", "t10k-images*", "t10k-labels*")
+    )
+    images, tests = ((x.float()[:, None] / 255 - 0.29) / 0.35 for x in (images, tests))
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(image=(28, 28), patch=7, channels=1, dim=64, depth=3, heads=2, classes=10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    course = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=6 * -(-len(images) // 50))
+    with torch.enable_grad():
+        for _ in range(6):
+            for rows in torch.randperm(len(images)).split(50):
+                loss = F.cross_entropy(model(images[rows]), labels[rows].long())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                course.step()
+    return model.eval(), tests, answers.long()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@torch.no_grad()
+def test_a_trained_classifier_decides_as_in_float32(trained, precision):
+    model, images, labels = trained
+    exact = model(images).argmax(-1)
+    assert (exact == labels).float().mean() > 0.75
+    ours = fast(model, precision)(images.bfloat16()).argmax(-1)
+    assert (ours == exact).float().mean() >= 0.99
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(PackedLinear, 0.005), (Int8Linear, 0.015)])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_layers_equal_the_exact_ones(kind, tolerance, bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 40, bias=bias).bfloat16()
+    x = torch.randn(3, 5, 48).bfloat16()
+    reference = copy.deepcopy(linear).double()(x.double())
+    y = kind(linear)(x)
+    assert y.dtype == torch.bfloat16
+    assert y.shape == (3, 5, 40)
+    assert (y.double() - reference).norm() <= tolerance * reference.norm()
+
+
+@torch.no_grad()
+def test_int8_rows_are_independent_of_their_company():
+    torch.manual_seed(0)
+    linear = Int8Linear(nn.Linear(48, 40).bfloat16())
+    x = torch.randn(6, 48).bfloat16()
+    company = torch.cat([x, 1000 * x])
+    torch.testing.assert_close(linear(company)[:6], linear(x), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_int8_survives_zeros_and_extremes():
+    layer = Int8Linear(nn.Linear(48, 40).bfloat16())
+    assert torch.equal(layer(torch.zeros(2, 48).bfloat16()), layer.bias.expand(2, -1))
+    linear = nn.Linear(48, 48, bias=False).bfloat16()
+    linear.weight.copy_(torch.eye(48))
+    for size in torch.logspace(-3, 3, 97):
+        x = torch.full((1, 48), float(size)).bfloat16()
+        torch.testing.assert_close(Int8Linear(linear)(x), x, rtol=0.02, atol=0)
+
+
+def test_what_fast_models_refuse():
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    assert fast(model, "float32") is model
+    for precision, kind in (("bfloat16", PackedLinear), ("int8", Int8Linear)):
+        quick = fast(model, precision)
+        assert isinstance(quick[0], kind)
+        assert type(model[0]) is nn.Linear
+        with pytest.raises(TypeError, match="exact model"):
+            quick.state_dict()
+        with pytest.raises(TypeError, match="exact model"):
+            torch.save(quick, io.BytesIO())
+    assert type(fast(model, "int8", skip=("2",))[2]) is nn.Linear
+    with pytest.raises(ValueError, match="choose one of auto"):
+        fast(model, "fp8")
