@@ -8,6 +8,8 @@ import typer
 from typer.exceptions import TyperException
 
 from core.errors import InputError
+from sensorium.commands.embed import embed
+from sensorium.commands.explain import explain
 from sensorium.commands.export import export
 from sensorium.commands.models import models
 from sensorium.commands.train import TRAINER_COMMANDS, trainer_command
@@ -28,6 +30,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(transcribe)
+app.command()(embed)
+app.command()(explain)
 for _name, _help in TRAINER_COMMANDS.items():
     app.command(
         _name,

@@ -49,25 +49,28 @@ def overlay(picture: np.ndarray, colours: np.ndarray, strength: float = 0.6) -> 
     return (picture * (1 - strength) + large * strength).round().astype(np.uint8)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), side: int = 160) -> Image.Image:
+def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]] = (), side: int = 160) -> Image.Image:
     """Return one picture of rows of pictures (H, W, 3), each enlarged or reduced to fit ``side`` pixels.
 
     Args:
         rows: as many pictures in each as there are columns; a row may be shorter.
-        titles: of the columns.
+        titles: above the pictures of each row; rows without any have no space for them.
         side: of the square in which each stands, in pixels.
     """
-    columns = max(len(row) for row in rows)
-    top = LINE + GAP if any(titles) else 0
+    above = [LINE if number < len(titles) and any(titles[number]) else 0 for number in range(len(rows))]
     step = side + GAP
-    page = Image.new("RGB", (columns * step + GAP, len(rows) * step + GAP + top), "white")
+    size = max(len(row) for row in rows) * step + GAP, len(rows) * step + GAP + sum(above)
+    page = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
-    for number, title in enumerate(titles):
-        pen.text((GAP + number * step, GAP), title, fill="black", font=font)
-    for down, row in enumerate(rows):
+    top = GAP
+    for number, row in enumerate(rows):
+        for right, title in enumerate(titles[number] if above[number] else ()):
+            pen.text((GAP + right * step, top), title, fill="black", font=font)
         for right, picture in enumerate(row):
             scale = side / max(picture.shape[:2])
-            size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+            width, height = (max(1, round(length * scale)) for length in (picture.shape[1], picture.shape[0]))
             method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-            page.paste(Image.fromarray(picture).resize(size, method), (GAP + right * step, top + GAP + down * step))
+            place = GAP + right * step, top + above[number]
+            page.paste(Image.fromarray(picture).resize((width, height), method), place)
+        top += above[number] + step
     return page

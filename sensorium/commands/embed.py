@@ -1,0 +1,123 @@
+"""``sensorium embed``: pictures to features, as a table."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from vision.embed import Chunk, Embedder, Job
+
+__all__ = ["embed"]
+
+
+def embed(
+    images: Annotated[
+        list[str], typer.Argument(help="pictures: files, folders (searched at any depth), 'globs/*.jpg'")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="bundle, .ckpt of sensorium fit, folder, owner/name, or timm's name")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="table to write: .parquet, .csv or .npy")],
+    feature: Annotated[
+        Literal["pooled", "cls", "mean", "cls+mean"],
+        typer.Option("--feature", help="what of the tokens: what the model's head gets, class token, mean of patches"),
+    ] = "pooled",
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="pictures in one pass")] = 32,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--precision", "-p", help="of the model")
+    ] = "float32",
+) -> None:
+    """Write one feature vector for each picture.
+
+    What is done is kept beside the table until it is complete: the same command, run again after an interruption,
+    goes on. Pictures that can't be read are named and left out.
+
+    Examples:
+
+    sensorium embed ~/photos --model facebook/dinov2-small --out features.parquet
+
+    sensorium embed 'cats/*.jpg' dog.png -m runs/dino/version_0/last.ckpt -o features.npy --feature cls
+
+    sensorium embed ~/photos -m vit_base_patch16_224.augreg_in21k -o features.csv --precision bfloat16
+    """
+    from core.data.images import pictures
+    from vision.feature_files import FORMATS
+
+    if out.suffix.lower() not in FORMATS:
+        raise InputError(f"{out}: features are written as {', '.join(FORMATS)}; give --out a name that ends so")
+    paths = _found(images, pictures)
+    embedder = _embedder(model, feature, batch_size, precision)
+    from vision.embed import Job
+
+    about = {"model": model, "feature": feature, "precision": precision, "preparation": str(embedder.prepare)}
+    job = Job(out.with_name(f"{out.name}.partial"), paths, about)
+    try:
+        good, bad = _run(job, embedder)
+    except InputError:  # nothing can come of it, unlike of an interruption
+        job.close()
+        raise
+    if good:
+        from vision.feature_files import write_features
+
+        write_features(out, job.rows(), good, job.chunk(0).features.shape[1], about)
+    job.close()
+    if good:
+        print(f"{out}: {good} features" + (f"; {bad} pictures could not be read" if bad else ""))
+    if bad:
+        raise typer.Exit(1 if good else 2)
+
+
+def _found(images: list[str], pictures: Any) -> list[Path]:
+    """The files that were meant, each once."""
+    from glob import glob, has_magic
+
+    found: dict[Path, None] = {}
+    for given in images:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            more = pictures(path)
+        elif path.exists() or not has_magic(given):
+            more = [path]
+        else:
+            more = sorted(Path(name) for name in glob(str(path), recursive=True) if Path(name).is_file())
+        if not more:
+            raise InputError(f"{given}: no pictures there; expected .jpg, .png, ... files")
+        found.update(dict.fromkeys(more))
+    return list(found)
+
+
+def _embedder(model: str, feature: Any, batch_size: int, precision: str) -> "Embedder":
+    import torch
+
+    from sensorium.encoders import open_encoder
+    from vision.embed import Embedder
+
+    encoder, prepare, _ = open_encoder(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Embedder(encoder, prepare, feature, batch_size, device, getattr(torch, precision))
+
+
+def _run(job: "Job", embedder: "Embedder") -> tuple[int, int]:
+    """Embed under a progress bar, name what can't be read, and return how many could and couldn't."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counts = {True: 0, False: 0}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("embedding", total=len(job.paths))
+
+        def advance(chunk: "Chunk") -> None:
+            for error in chunk.errors:
+                print(f"error: {error}", file=sys.stderr)
+            counts[True] += int(chunk.good.sum())
+            counts[False] += len(chunk.errors)
+            progress.advance(task, len(chunk.good))
+
+        job.run(embedder, advance)
+    return counts[True], counts[False]
