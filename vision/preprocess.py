@@ -61,7 +61,7 @@ class Preparation:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Map an image of any size to (C, height, width) float32."""
-        x = np.asarray(self.picture(image), np.float32)
+        x: np.ndarray = np.asarray(self.picture(image), np.float32)
         x = x[..., None] if x.ndim == 2 else x
         x = (x / np.float32(255) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))  # (H, W, C) -> (C, H, W)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from core.data.idx import Idx, read_idx
 from core.data.sets import few, hold_out
@@ -94,3 +96,35 @@ def test_a_run_with_it_is_the_run_without_and_validate_says_the_same(config: Cal
     resumed = told(fit(path, "--ckpt_path", str(folder / "last.ckpt"), "--trainer.max_epochs", "4"))
     assert resumed["results"][:2] == results
     assert [result["epoch"] for result in resumed["results"]] == [1, 2, 3]
+
+
+def test_pictures_of_a_classifier_and_of_a_masked_autoencoder(config: Callable[..., Path]):
+    drawn = {"class_path": "vision.tasks.pictures.Pictures", "init_args": {"images": 2, "side": 20}}
+    path = config(callbacks=[drawn], max_epochs=1)
+    folder = fit(path)
+    assert Image.open(folder / "pictures" / "epoch=0.png").size == (4 * 24 + 4, 16 + 2 * 24 + 4)
+    content = yaml.safe_load(path.read_text())
+    shape = {"image": [8, 8], "patch": 4, "channels": 1, "dim": 16, "depth": 2, "heads": 2}
+    encoder = {**shape, "classes": 0, "positions": "sincos"}
+    model = {"encoder": encoder, "dim": 16, "depth": 1, "heads": 2, "mask": 0.5}
+    content["model"] = {
+        "class_path": "vision.tasks.mae.MAE",
+        "init_args": {"model": {"class_path": "vision.mae.MaskedAutoencoder", "init_args": {"config": model}}},
+    }
+    content["trainer"]["callbacks"].append(evaluator())
+    masked = path.with_name("masked.yaml")
+    masked.write_text(yaml.safe_dump(content))
+    main(["fit", "-c", str(masked)])
+    folder = masked.parent / "runs" / "masked" / "version_0"
+    assert Image.open(folder / "pictures" / "epoch=0.png").size == (6 * 24 + 4, 16 + 2 * 24 + 4)
+    assert told(folder)["results"][0].keys() >= {"knn", "probe", "rank_me"}
+    # TensorBoard has the picture too
+    events = EventAccumulator(str(folder)).Reload()
+    assert events.Tags()["images"] == ["pictures"]
+
+
+def test_where_there_is_no_validation_the_epoch_ends_with_it(config: Callable[..., Path]):
+    path = config(callbacks=[evaluator()], max_epochs=1, limit_val_batches=0)
+    (result,) = told(fit(path, "--trainer.enable_checkpointing", "false"))["results"]
+    assert result["epoch"] == 0
+    assert result["knn"] >= 0

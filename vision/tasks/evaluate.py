@@ -110,7 +110,8 @@ class Evaluate(Callback):
 
     def _measure(self, trainer: Trainer, task: LightningModule, split: Split) -> None:
         data: Any = self.data if self.data is not None else trainer.datamodule  # type: ignore[attr-defined]
-        sets = {name: self._few(data.images(name), name) for name in ("train", split)}
+        splits: tuple[Split, ...] = ("train", split)
+        sets: dict[str, ImageSet] = {name: self._few(data.images(name), name) for name in splits}
         transform = data.preprocess
         with evaluating(task):
             features = {name: self._embed(trainer, task, images, transform) for name, images in sets.items()}

@@ -75,8 +75,9 @@ class Pictures(Callback):
         with replacing(folder / "pictures" / f"epoch={trainer.current_epoch}.png") as draft:
             page.save(draft, "PNG")
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("pictures", np.asarray(page), trainer.global_step, dataformats="HWC")
+            board = getattr(logger, "experiment", None)
+            if hasattr(board, "add_image"):
+                board.add_image("pictures", np.asarray(page), trainer.global_step, dataformats="HWC")
 
     def _page(self, task: LightningModule, pixels: Tensor) -> Image.Image:
         vit = encoder_of(task)
