@@ -76,7 +76,7 @@ class Pictures(Callback):
             page.save(draft, "PNG")
         for logger in trainer.loggers:
             board = getattr(logger, "experiment", None)
-            if hasattr(board, "add_image"):
+            if board is not None and hasattr(board, "add_image"):
                 board.add_image("pictures", np.asarray(page), trainer.global_step, dataformats="HWC")
 
     def _page(self, task: LightningModule, pixels: Tensor) -> Image.Image:
