@@ -1,8 +1,8 @@
 """Masked autoencoder (He et al. 2021, arXiv:2111.06377): a ViT sees few patches, a small decoder guesses the others.
 
 Nothing is computed for a patch that isn't needed: hidden patches are never embedded, and pixels are predicted for
-hidden patches only. The decoder takes visible and hidden tokens one after the other, not in the order of the picture:
-its positions say where each belongs.
+hidden patches only, so the decoder's last block asks for these alone. The decoder takes visible and hidden tokens one
+after the other, not in the order of the picture: its positions say where each belongs.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from core.nn import (
     Block,
+    Ctx,
     FixedPositions,
     LayerNorm,
+    Memory,
     Mlp,
     Residual,
     Stack,
     attention,
+    cross_attention,
     direct,
     patchify,
     recomputed,
@@ -108,7 +111,8 @@ class MaskedAutoencoder(nn.Module):
         front = torch.zeros(config.encoder.prefix, config.dim)
         self.positions = FixedPositions(torch.cat([front, table.to(front.device)]))
         run = recomputed if recompute else direct
-        self.decoder = Stack((_block(config) for _ in range(config.depth)), run=run)
+        blocks = [_block(config) for _ in range(config.depth - 1)]
+        self.decoder = Stack([*blocks, _last_block(config)] if config.depth else [], run=run)
         self.norm = LayerNorm(config.dim, eps=eps)
         self.head = nn.Linear(config.dim, config.encoder.channels * config.encoder.patch**2)
         xavier_uniform(self)
@@ -128,7 +132,7 @@ class MaskedAutoencoder(nn.Module):
         """
         hidden = self.masking(images, noise)
         x = self.decode(self.encoder.features(images, keep=hidden.keep).x, hidden)
-        return MAEOut(self.head(x[:, -hidden.masked.shape[1] :]), hidden.masked)
+        return MAEOut(self.head(x), hidden.masked)
 
     def masking(self, images: Tensor, noise: Tensor | None = None) -> Masking:
         """Choose which patches of images (B, C, H, W) to hide; see :meth:`forward`."""
@@ -142,7 +146,7 @@ class MaskedAutoencoder(nn.Module):
         return masking(noise, self.config.visible)
 
     def decode(self, latent: Tensor, hidden: Masking) -> Tensor:
-        """Return the decoder's normalised tokens (B, prefix + K + M, d): the prefix, seen patches, hidden patches.
+        """Return the decoder's normalised tokens (B, M, d) of the hidden patches.
 
         Args:
             latent: (B, prefix + K, D), the encoder's tokens.
@@ -154,7 +158,8 @@ class MaskedAutoencoder(nn.Module):
         front = torch.arange(prefix, device=x.device).expand(count, -1)
         places = torch.cat([front, hidden.keep + prefix, hidden.masked + prefix], 1)  # (B, prefix + K + M)
         x = self.positions(torch.cat([x, guess], 1), places)
-        return self.norm(self.decoder(x).x)
+        x = self.decoder(x).x[:, -hidden.masked.shape[1] :]  # without any block all tokens are still there
+        return self.norm(x)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -187,9 +192,38 @@ class MaskedAutoencoder(nn.Module):
         return unpatchify(patches, self.encoder.patch.patch, self.config.encoder.grid, "channels last")
 
 
+class _Tail(Residual):
+    """x + fn(norm(x), ctx) for the last ``count`` tokens, which attend over all of them.
+
+    Args:
+        norm: of all tokens.
+        fn: attention over ``ctx.memory``.
+        count: how many tokens go on.
+    """
+
+    def __init__(self, norm: nn.Module, fn: nn.Module, count: int) -> None:
+        super().__init__(norm, fn)
+        self.count = count
+
+    def forward(self, x: Tensor, ctx: Ctx) -> Tensor:
+        """Map (B, L, D) to (B, count, D)."""
+        y = self.norm(x)
+        found: Tensor = self.fn(y[:, -self.count :], ctx._replace(memory=Memory(y)))
+        return x[:, -self.count :] + found
+
+
 def _block(config: MAEConfig) -> Block:
     eps = config.encoder.eps
     return Block(
         attn=Residual(LayerNorm(config.dim, eps=eps), attention(config.dim, config.heads)),
+        mlp=Residual(LayerNorm(config.dim, eps=eps), Mlp(config.dim, config.hidden)),
+    )
+
+
+def _last_block(config: MAEConfig) -> Block:
+    eps = config.encoder.eps
+    count = config.encoder.grid[0] * config.encoder.grid[1] - config.visible
+    return Block(
+        attn=_Tail(LayerNorm(config.dim, eps=eps), cross_attention(config.dim, config.heads), count),
         mlp=Residual(LayerNorm(config.dim, eps=eps), Mlp(config.dim, config.hidden)),
     )
