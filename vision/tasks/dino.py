@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from core.train.course import Cosine, Ramp
+from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from vision.dino_head import DINOHead, HeadConfig
@@ -24,7 +25,7 @@ class DINO(SelfDistillation):
         head: Shape of the heads.
         centre_momentum: Of the centre of the teacher's logits.
         student_temperature: Of the student.
-        optim, schedule, momentum, weight_decay, temperature, freeze, start: See :class:`SelfDistillation`.
+        optim, schedule, momentum, weight_decay, temperature, freeze, start, initial: See :class:`SelfDistillation`.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class DINO(SelfDistillation):
         temperature: Ramp = Ramp(0.04, 0.07),
         freeze: int = 1,
         start: str | None = None,
+        initial: Initial | None = None,
     ) -> None:
         heads = {"dino": DINOHead(model.config.dim, head)}
-        super().__init__(model, heads, optim, schedule, momentum, weight_decay, temperature, freeze, start)
+        super().__init__(model, heads, optim, schedule, momentum, weight_decay, temperature, freeze, start, initial)
         self.dino = DINOLoss(Centre(head.prototypes, centre_momentum), student_temperature)
 
     def centre(self) -> Tensor | None:

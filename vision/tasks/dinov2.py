@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.train.course import Cosine, Ramp
+from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from core.train.seeds import run_seed
@@ -63,7 +64,7 @@ class DINOv2(SelfDistillation):
         ibot, koleo: Weights of these parts; DINO's is 1.
         masks: Which patches of the global crops the student doesn't see.
         gram: Gram anchoring; None = none.
-        optim, schedule, momentum, weight_decay, temperature, freeze, start: See :class:`SelfDistillation`.
+        optim, schedule, momentum, weight_decay, temperature, freeze, start, initial: See :class:`SelfDistillation`.
 
     Raises:
         InputError: If the model has no class token or no mask token.
@@ -87,13 +88,14 @@ class DINOv2(SelfDistillation):
         temperature: Ramp = Ramp(0.04, 0.07),
         freeze: int = 1,
         start: str | None = None,
+        initial: Initial | None = None,
     ) -> None:
         if not (model.config.cls_token and model.config.mask_token):
             raise InputError("DINOv2 needs a class token and a mask token: set the model's cls_token and mask_token")
         heads = {"dino": DINOHead(model.config.dim, head)}
         if ibot_head is not None:
             heads["ibot"] = DINOHead(model.config.dim, ibot_head)
-        super().__init__(model, heads, optim, schedule, momentum, weight_decay, temperature, freeze, start)
+        super().__init__(model, heads, optim, schedule, momentum, weight_decay, temperature, freeze, start, initial)
         self.patch_head = "dino" if ibot_head is None else "ibot"
         widths = head.prototypes, (head if ibot_head is None else ibot_head).prototypes
         targets = [SinkhornKnopp() if centring == "sinkhorn" else Centre(width) for width in widths]

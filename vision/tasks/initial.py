@@ -22,15 +22,17 @@ from vision.weights import load_vit
 __all__ = ["Pretrained", "encoder_of", "save_encoder", "transfer"]
 
 SHAPE = ("patch", "channels", "dim", "depth", "heads", "mlp", "bias", "qk_norm", "pre_norm")
-OWN = ("head.", "pool.", "norm.")  # what a task may have anew: the head, the pooling, and the norm that goes with it
+# what a task may have anew: the head, the pooling, the norm that goes with it, and the token of masked patches
+OWN = ("head.", "pool.", "norm.", "mask_token")
 TABLE = "positions.table"
 
 
 class Pretrained(Initial):
     """Begins with the weights in a file or folder.
 
-    A ViT takes the encoder that is found (:func:`encoder_of`); the head, and a pooling that the encoder doesn't have,
-    stay as they are. A masked autoencoder takes a whole one, any other model the same model in a ``.ckpt``.
+    A ViT takes the encoder that is found (:func:`encoder_of`); the head, and a pooling or a mask token that the encoder
+    doesn't have, stay as they are. A masked autoencoder takes a whole one, any other model the same model in a
+    ``.ckpt``.
 
     Args:
         path: A ``.ckpt`` of any of our tasks, a bundle, or a file or folder of timm, Hugging Face, or the original

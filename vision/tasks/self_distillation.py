@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from core.errors import InputError
 from core.train.course import Cosine, Ramp
+from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from core.train.task import Task
@@ -42,9 +43,10 @@ class SelfDistillation(Task):
         temperature: Of the teacher.
         freeze: Epochs in which the heads' prototypes stay as they are.
         start: A training checkpoint of facebookresearch/dino or dinov2 to begin with.
+        initial: Fills student and teacher with an encoder to begin with; the heads are new.
 
     Raises:
-        InputError: If the model has classes.
+        InputError: If the model has classes, or there are both ``start`` and ``initial``.
     """
 
     monitor = "train/loss"
@@ -61,8 +63,11 @@ class SelfDistillation(Task):
         temperature: Ramp,
         freeze: int,
         start: str | None,
+        initial: Initial | None = None,
     ) -> None:
-        super().__init__(model, optim, schedule)
+        super().__init__(model, optim, schedule, initial=initial)
+        if start is not None and initial is not None:
+            raise InputError("a training begins either with start (encoder and heads) or with initial (an encoder)")
         if model.config.classes:
             raise InputError(f"self-distillation trains features: set the model's classes {model.config.classes} to 0")
         if not (0 <= momentum.start <= 1 and 0 <= momentum.end <= 1):
