@@ -6,7 +6,7 @@ from typing import Any
 
 from core.errors import InputError
 
-__all__ = ["find_encoder", "open_encoder"]
+__all__ = ["find_encoder", "load_any", "open_encoder"]
 
 
 def find_encoder(source: str) -> Path:
@@ -31,12 +31,22 @@ def find_encoder(source: str) -> Path:
     )
 
 
+def load_any(path: Path | str) -> tuple[Any, Any]:
+    """The image encoder in a local file or folder, a ``.ckpt`` of `sensorium fit` included, and its `Origin`."""
+    if Path(path).suffix == ".ckpt":
+        from vision.tasks.trained import load_trained  # whoever reads published weights must not load a trainer
+
+        return load_trained(path)
+    from vision.load import load_encoder
+
+    return load_encoder(path)
+
+
 def open_encoder(source: str) -> tuple[Any, Any, tuple[str, ...]]:
     """The encoder in evaluation mode, its `vision.preprocess.Preparation`, and the names of its classes if known."""
-    from vision.load import load_encoder
     from vision.preprocess import preparation
 
-    model, origin = load_encoder(find_encoder(source))
+    model, origin = load_any(find_encoder(source))
     config = model.config
     height, width = config.image
     return model, preparation((height, width), config.channels, origin.preprocessing), origin.labels

@@ -75,10 +75,10 @@ def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:
-    from vision.load import load_encoder
+    from sensorium.encoders import load_any
 
     _refuse_unknown(settings, (), "vision model")
-    return load_encoder(path)[0]
+    return load_any(path)[0]
 
 
 def _refuse_unknown(settings: dict[str, Any], known: Iterable[str], what: str) -> None:

@@ -37,14 +37,14 @@ def export(
     sensorium export my_encoder -o encoder.onnx
     """
     from core.weights.files import replacing
-    from vision.load import load_encoder
+    from sensorium.encoders import load_any
 
     kind: Format = format or ("onnx" if output.suffix == ".onnx" else "bundle")
     if format is None and output.suffix == ".safetensors":
         raise InputError("safetensors may have the names of several: choose with --format timm, huggingface or meta")
     if output.is_dir() and kind != "bundle":
         raise InputError(f"{output} is a folder: name the file to write")
-    encoder, origin = load_encoder(model)
+    encoder, origin = load_any(model)
     if kind == "onnx":
         from core.weights.onnx import write_onnx
 

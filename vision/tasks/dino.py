@@ -1,5 +1,7 @@
 """DINO: self-distillation without labels (Caron et al. 2021, arXiv:2104.14294)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from vision.dino_head import DINOHead, HeadConfig
-from vision.losses import Centre, DINOLoss
+from vision.losses import Centre, DINOLoss, SinkhornKnopp
 from vision.tasks.self_distillation import VIEWS, Batch, SelfDistillation
 from vision.vit import ViT
 
@@ -23,7 +25,9 @@ class DINO(SelfDistillation):
     Args:
         model: The student's backbone, without classes.
         head: Shape of the heads.
-        centre_momentum: Of the centre of the teacher's logits.
+        centring: A running centre of the teacher's logits ("softmax"), or Sinkhorn-Knopp (SwAV), which
+            keeps small models in short trainings from collapsing.
+        centre_momentum: Of the running centre.
         student_temperature: Of the student.
         optim, schedule, momentum, weight_decay, temperature, freeze, start, initial: See :class:`SelfDistillation`.
     """
@@ -32,6 +36,7 @@ class DINO(SelfDistillation):
         self,
         model: ViT,
         head: HeadConfig = HeadConfig(),
+        centring: Literal["softmax", "sinkhorn"] = "softmax",
         centre_momentum: float = 0.9,
         student_temperature: float = 0.1,
         optim: Optim = Optim(lr=5e-4),
@@ -45,10 +50,11 @@ class DINO(SelfDistillation):
     ) -> None:
         heads = {"dino": DINOHead(model.config.dim, head)}
         super().__init__(model, heads, optim, schedule, momentum, weight_decay, temperature, freeze, start, initial)
-        self.dino = DINOLoss(Centre(head.prototypes, centre_momentum), student_temperature)
+        targets = SinkhornKnopp() if centring == "sinkhorn" else Centre(head.prototypes, centre_momentum)
+        self.dino = DINOLoss(targets, student_temperature)
 
     def centre(self) -> Tensor | None:
-        """The centre (K,) of the teacher's logits."""
+        """The centre (K,) of the teacher's logits; None under Sinkhorn-Knopp."""
         return self.dino.centring.value if isinstance(self.dino.centring, Centre) else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
