@@ -180,6 +180,12 @@ class SelfDistillation(Task):
         self.log("train/loss", total, on_step=True, prog_bar=True, sync_dist=True)
         return total
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Nothing by itself: what the features are worth is measured by :class:`vision.tasks.evaluate.Evaluate`."""
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Nothing by itself, likewise."""
+
     def _progress(self) -> tuple[int, int]:
         """Optimizer steps so far, and of the whole training."""
         return self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
