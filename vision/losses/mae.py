@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,7 +35,8 @@ def mae_loss(predicted: Tensor, images: Tensor, masked: Tensor, patch: int, norm
         patch: side of a patch in pixels.
         normalise: whether the target is each patch minus its mean, divided by its deviation.
     """
-    target = patchify(images, (patch, patch), "channels last")
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    target = patchify(wide, (patch, patch), "channels last")
     target = target.gather(1, masked[..., None].expand(-1, -1, target.shape[-1]))  # (B, N, P) -> (B, M, P)
     if normalise:
         mean, std = patch_stats(target)

@@ -80,7 +80,7 @@ class SelfDistillation(Task):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.temperature = temperature
-        self.freeze = freeze
+        self.frozen_epochs = freeze
         self.start = start
 
     def encoder(self) -> ViT:
@@ -153,7 +153,7 @@ class SelfDistillation(Task):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep the prototypes in the first epochs: a head that moves at once makes all images alike."""
-        if self.current_epoch < self.freeze:
+        if self.current_epoch < self.frozen_epochs:
             for head in _heads(self.heads).values():
                 for parameter in head.last.parameters():
                     parameter.grad = None
