@@ -118,6 +118,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, ctx: Ctx = Ctx()) -> Tensor:
         """Attend: (B, L, D) -> (B, L, D). With a slot in ``ctx.cache``, x are the new tokens only."""
+        return self.out(self.inner(x, ctx))
+
+    def inner(self, x: Tensor, ctx: Ctx = Ctx()) -> Tensor:
+        """All but the last projection: (B, L, D) -> the joined heads (B, L, h*d)."""
         slot: Slot | None = ctx.cache
         tokens: Tokens = ctx.tokens
         start: int | Tensor = 0
@@ -131,7 +135,7 @@ class Attention(nn.Module):
         if ctx.want is not None:
             ctx.notes["weights"] = captured(q, k, sight, bias, self.scale, ctx.want)
         y = self.kernel(q, k, v, sight, bias, self.scale)
-        return self.out(y.transpose(1, 2).flatten(2))  # (B, h, L, d) -> (B, L, h*d)
+        return y.transpose(1, 2).flatten(2)  # (B, h, L, d) -> (B, L, h*d)
 
     def slot(self, make: Callable[[], Slot]) -> Slot:
         """Return the cache slot that fits this attention; ``make`` makes those of self-attention."""

@@ -35,7 +35,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, ctx: Ctx | None = None) -> Tensor:
         """Map (..., dim) to (..., dim)."""
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(self.inner(x, ctx))
+
+    def inner(self, x: Tensor, ctx: Ctx | None = None) -> Tensor:
+        """All but the last layer: (..., dim) -> (..., hidden)."""
+        y: Tensor = self.act(self.fc1(x))
+        return y
 
 
 class GatedMlp(nn.Module):
@@ -61,8 +66,12 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor, ctx: Ctx | None = None) -> Tensor:
         """Map (..., dim) to (..., dim)."""
+        return self.down(self.inner(x, ctx))
+
+    def inner(self, x: Tensor, ctx: Ctx | None = None) -> Tensor:
+        """All but the last layer: (..., dim) -> (..., hidden)."""
         y = self.act(self.gate(x)) * self.up(x)
-        return self.down(y if self.norm is None else self.norm(y))
+        return y if self.norm is None else self.norm(y)
 
 
 class SwiGLU(GatedMlp):

@@ -6,40 +6,21 @@ model is loaded. The result computes; it is neither trained nor saved: keep the 
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from .branch import folded, joined
+from .frozen import Frozen
+from .int8 import coded, observed
 
 __all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
-class _Frozen(nn.Module):
-    """A linear layer for inference whose weight is in an order of its own."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features = linear.in_features
-        self.out_features = linear.out_features
-        self.bias: Tensor | None
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-    def __deepcopy__(self, memo: Any) -> "_Frozen":
-        raise TypeError(f"{type(self).__name__} can't be copied: copy the exact model and make the copy fast")
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(f"{type(self).__name__} can't be pickled: save the exact model")
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise TypeError(f"{prefix}: {type(self).__name__} has no weights to save or export: use the exact model")
-
-
-class PackedLinear(_Frozen):
+class PackedLinear(Frozen):
     """A bfloat16 linear layer with oneDNN's order of the weight.
 
     Args:
@@ -55,8 +36,13 @@ class PackedLinear(_Frozen):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return y
 
+    def added(self, x: Tensor, other: Tensor) -> Tensor:
+        """The result for x, plus ``other`` of its shape."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
+        return y
 
-class Int8Linear(_Frozen):
+
+class Int8Linear(Frozen):
     """A linear layer of 8-bit integers: weights with a scale per output channel, inputs with a scale per token.
 
     A scale per token, found in each call, keeps the result of a row independent of the rows beside it.
@@ -103,7 +89,9 @@ def replaced(
     return model
 
 
-def fast(model: nn.Module, precision: Precision = "auto", skip: tuple[str, ...] = ()) -> nn.Module:
+def fast(
+    model: nn.Module, precision: Precision = "auto", skip: tuple[str, ...] = (), calibrate: Tensor | None = None
+) -> nn.Module:
     """Return a copy of the model, for inference in the given precision; ``float32`` returns the model itself.
 
     Args:
@@ -112,6 +100,9 @@ def fast(model: nn.Module, precision: Precision = "auto", skip: tuple[str, ...] 
             ``int8`` does the same with 8-bit integers inside the linear layers (processors only); ``auto`` is
             ``bfloat16`` where the device multiplies it natively, else ``float32``. Inputs are of the model's type.
         skip: parts of names of linear layers that stay plain, e.g. ``("head",)`` under ``int8``.
+        calibrate: for ``int8``: a few dozen typical inputs of the model, in its type. The blocks then use fixed scales
+            found on these, which is much faster than looking for scales in each call; layers outside of the blocks
+            are computed in bfloat16.
 
     Raises:
         ValueError: if the precision is not one of these, or ``int8`` is asked of another device than a processor.
@@ -126,16 +117,24 @@ def fast(model: nn.Module, precision: Precision = "auto", skip: tuple[str, ...] 
         return model.eval()
     if precision == "int8" and device.type != "cpu":
         raise ValueError(f"int8 is for processors, but the model is on {device.type}: choose bfloat16")
-    model = copy.deepcopy(model).eval().requires_grad_(False).bfloat16()
-    if device.type != "cpu":
-        return model
+    model = folded(copy.deepcopy(model).eval().requires_grad_(False))
 
     def chosen(name: str, linear: nn.Linear) -> bool:
         return not any(part in name for part in skip)
 
-    if precision == "int8":
+    if precision == "int8" and calibrate is not None:
+        with observed(model) as ranges, torch.no_grad():
+            model(calibrate)
+        left = {module for name, module in model.named_modules() if any(part in name for part in skip)}
+        coded(model, ranges, lambda linear: linear not in left)
+    model = model.bfloat16()
+    if device.type != "cpu":
+        return model
+    if precision == "int8" and calibrate is None:
         return replaced(model, Int8Linear, chosen)
-    return replaced(model, PackedLinear, chosen) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else model
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        replaced(model, PackedLinear, chosen)
+    return joined(model)
 
 
 def _native(device: torch.device) -> bool:

@@ -41,7 +41,7 @@ class MasterAdamW(torch.optim.AdamW):
                 [state["exp_avg_sq"] for state in states],
                 [],
                 [state["step"] for state in states],
-                fused=bool(group["fused"]),
+                fused=group["fused"] is not False,  # one pass over each tensor
                 amsgrad=False,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.data.idx import read_idx
+from core.nn.int8 import CodedNorm
 from core.nn.precision import Int8Linear, PackedLinear, fast
 from vision.vit import ViT, ViTConfig
 
@@ -38,13 +39,15 @@ def trained():
     return model.eval(), tests, answers.long()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize(("precision", "examples"), [("bfloat16", 0), ("int8", 0), ("int8", 64)])
 @torch.no_grad()
-def test_a_trained_classifier_decides_as_in_float32(trained, precision):
+def test_a_trained_classifier_decides_as_in_float32(trained, precision, examples):
     model, images, labels = trained
     exact = model(images).argmax(-1)
     assert (exact == labels).float().mean() > 0.75
-    ours = fast(model, precision)(images.bfloat16()).argmax(-1)
+    quick = fast(model, precision, calibrate=images[:examples] if examples else None)
+    images, exact = images[examples:], exact[examples:]
+    ours = quick(images.bfloat16()).argmax(-1)
     assert (ours == exact).float().mean() >= 0.99
 
 
@@ -80,6 +83,50 @@ def test_int8_survives_zeros_and_extremes():
     for size in torch.logspace(-3, 3, 97):
         x = torch.full((1, 48), float(size)).bfloat16()
         torch.testing.assert_close(Int8Linear(linear)(x), x, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "gelu tanh", "quick gelu", "swiglu"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.02), ("int8", 0.08)])
+@torch.no_grad()
+def test_all_branches_equal_the_exact_ones(mlp, precision, tolerance):
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image=(28, 28), patch=7, channels=1, dim=64, depth=2, heads=2, classes=0, mlp=mlp, layer_scale=0.5
+    )
+    model = ViT(config).eval()
+    for p in model.parameters():
+        p.add_(torch.randn_like(p) * 0.1)
+    images = torch.randn(8, 1, 28, 28)
+    exact = model.features(images).x
+    quick = fast(model, precision, calibrate=images if precision == "int8" else None)
+    before = images.bfloat16()
+    ours = quick.features(before).x.float()
+    assert (ours - exact).norm() <= tolerance * exact.norm()
+    assert torch.equal(before, images.bfloat16())
+    assert torch.equal(model.features(images).x, exact)  # the model itself is as it was
+
+
+@torch.no_grad()
+def test_large_channels_of_a_norm_do_not_cost_the_others_their_resolution():
+    torch.manual_seed(0)
+    config = ViTConfig(image=(28, 28), patch=7, channels=1, dim=64, depth=1, heads=2, classes=0)
+    model = ViT(config).eval()
+    model.blocks[0].mlp.norm.weight[3] = 100
+    model.blocks[0].mlp.fn.fc1.weight[:, 3] /= 100
+    images = torch.randn(8, 1, 28, 28)
+    exact = model.features(images).x
+    ours = fast(model, "int8", calibrate=images).features(images.bfloat16()).x.float()
+    assert (ours - exact).norm() <= 0.03 * exact.norm()
+
+
+@torch.no_grad()
+def test_inputs_beyond_the_examples_saturate():
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(16)
+    codes = CodedNorm(norm, torch.full((16,), 0.001))(torch.randn(4, 16).bfloat16())
+    assert codes.dtype == torch.int8
+    assert int(codes.max()) == 127
+    assert int(codes.min()) <= -127
 
 
 def test_what_fast_models_refuse():
