@@ -28,8 +28,9 @@ def embed(
     ] = "pooled",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="pictures in one pass")] = 32,
     precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option("--precision", "-p", help="of the model")
-    ] = "float32",
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option("--precision", "-p", help="of the model; auto is bfloat16 where the device is faster at it"),
+    ] = "auto",
 ) -> None:
     """Write one feature vector for each picture.
 
@@ -53,7 +54,12 @@ def embed(
     embedder = _embedder(model, feature, batch_size, precision)
     from vision.embed import Job
 
-    about = {"model": model, "feature": feature, "precision": precision, "preparation": str(embedder.prepare)}
+    about = {
+        "model": model,
+        "feature": feature,
+        "precision": str(embedder.dtype).removeprefix("torch."),
+        "preparation": str(embedder.prepare),
+    }
     job = Job(out.with_name(f"{out.name}.partial"), paths, about)
     try:
         good, bad = _run(job, embedder)
@@ -90,15 +96,17 @@ def _found(images: list[str], pictures: Any) -> list[Path]:
     return list(found)
 
 
-def _embedder(model: str, feature: Any, batch_size: int, precision: str) -> "Embedder":
+def _embedder(model: str, feature: Any, batch_size: int, precision: Any) -> "Embedder":
     import torch
 
+    from core.nn.precision import fast
     from sensorium.encoders import open_encoder
     from vision.embed import Embedder
 
     encoder, prepare, _ = open_encoder(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Embedder(encoder, prepare, feature, batch_size, device, getattr(torch, precision))
+    quick = fast(encoder.to(device), precision)
+    return Embedder(quick, prepare, feature, batch_size, device, next(quick.parameters()).dtype)
 
 
 def _run(job: "Job", embedder: "Embedder") -> tuple[int, int]:

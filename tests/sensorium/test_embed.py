@@ -56,7 +56,7 @@ def expected(paths: list[str], feature: str = "pooled") -> np.ndarray:
 
 
 def test_a_folder_to_parquet(folder: Path, capsys: pytest.CaptureFixture):
-    assert main(["embed", "photos", "-m", "model", "-o", "f.parquet", "-b", "3"]) == 1
+    assert main(["embed", "photos", "-m", "model", "-o", "f.parquet", "-b", "3", "-p", "float32"]) == 1
     out, err = capsys.readouterr()
     assert out == "f.parquet: 7 features; 2 pictures could not be read\n"
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "error"]
@@ -72,7 +72,7 @@ def test_a_folder_to_parquet(folder: Path, capsys: pytest.CaptureFixture):
 
 def test_globs_to_csv_and_npy(folder: Path):
     for out in ("f.csv", "f.npy"):
-        options = ["--feature", "cls+mean"]
+        options = ["--feature", "cls+mean", "-p", "float32"]
         assert main(["embed", "photos/*.png", "photos/deep", "photos/1.png", "-m", "model", "-o", out, *options]) == 1
     paths = Path("f.paths.txt").read_text().splitlines()
     assert len(paths) == len(set(paths)) == 7
