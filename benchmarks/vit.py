@@ -1,8 +1,9 @@
-"""ViT-S/16 at 224 pixels, batch 8, against timm: inference and a training step.
+"""ViT-S/16 and ViT-B/16 at 224 pixels, batch 8, against timm: inference in three precisions and a training step in two.
 
 python -m benchmarks.vit [--repeats 9] [--threads 2]
 """
 
+import copy
 from collections.abc import Callable
 
 import timm
@@ -11,18 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.harness import Case, Contender, main, options
+from core.nn.precision import fast
+from core.train.master import MasterAdamW
 from vision.presets import vit
 from vision.weights import TIMM
 
-NAME = "vit_small_patch16_224"
+SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
+TITLES = {SMALL: "ViT-S/16", BASE: "ViT-B/16"}
 BATCH = 8
 
 
-def pair() -> tuple[nn.Module, nn.Module]:
+def pair(name: str = SMALL) -> tuple[nn.Module, nn.Module]:
     """Ours and timm's with the same random weights."""
     torch.manual_seed(0)
-    theirs = timm.create_model(NAME, pretrained=False)
-    ours = vit(NAME)
+    theirs = timm.create_model(name, pretrained=False)
+    ours = vit(name)
     ours.load_state_dict(TIMM.load(theirs.state_dict()))
     return ours.eval(), theirs.eval()
 
@@ -32,47 +36,76 @@ def images() -> Tensor:
     return torch.randn(BATCH, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-def inference(precision: torch.dtype, name: str, tolerance: float) -> Case:
-    """Images to logits, with weights and images of one precision."""
-    ours, theirs = (model.to(precision) for model in pair())
-    batch = images().to(precision)
+def inference_fp32(name: str = SMALL) -> Case:
+    """Exact arithmetic."""
+    ours, theirs = pair(name)
+    batch = images()
     return Case(
-        f"ViT-S/16 inference, {name}",
-        [Contender(f"sensorium {name}", lambda: ours(batch)), Contender(f"timm {name}", lambda: theirs(batch))],
+        f"{TITLES[name]} inference, fp32",
+        [Contender("sensorium fp32", lambda: ours(batch)), Contender("timm fp32", lambda: theirs(batch))],
         unit="images/s",
         items=BATCH,
-        tolerance=tolerance,
+        tolerance=1e-4,
     )
 
 
-def inference_fp32() -> Case:
-    """Exact arithmetic."""
-    return inference(torch.float32, "fp32", 1e-4)
+def inference_low(name: str = SMALL) -> Case:
+    """bf16 and int8; what torch quantises by itself (FBGEMM, scales found in each call) is the peer for int8."""
+    ours, theirs = pair(name)
+    bf16, int8 = fast(ours, "bfloat16"), fast(ours, "int8", calibrate=torch.randn(BATCH, 3, 224, 224))
+    half = copy.deepcopy(theirs).bfloat16()
+    quantised = torch.ao.quantization.quantize_dynamic(theirs, {nn.Linear}, torch.qint8)
+    batch = images()
+    low = batch.bfloat16()
+    return Case(
+        f"{TITLES[name]} inference, bf16 and int8",
+        [
+            Contender("sensorium bf16", lambda: bf16(low)),
+            Contender("timm bf16", lambda: half(low)),
+            Contender("sensorium int8, calibrated", lambda: int8(low)),
+            Contender("timm FBGEMM dynamic int8", lambda: quantised(batch)),
+        ],
+        unit="images/s",
+        items=BATCH,
+        tolerance=0.15,  # random weights: rounding errors are large beside logits that say nothing
+    )
 
 
-def inference_bf16() -> Case:
-    """bf16 weights, the fast way on a processor."""
-    return inference(torch.bfloat16, "bf16", 0.05)
+def inference_fp32_base() -> Case:
+    """ViT-B."""
+    return inference_fp32(BASE)
 
 
-def stepper(model: nn.Module) -> Callable[[], Tensor]:
+def inference_low_base() -> Case:
+    """ViT-B."""
+    return inference_low(BASE)
+
+
+def stepper(
+    model: nn.Module,
+    optimizer: type[torch.optim.AdamW] = torch.optim.AdamW,
+    dtype: torch.dtype = torch.float32,
+    autocast: bool = False,
+) -> Callable[[], Tensor]:
     """One training step (forward, backward, AdamW); returns the gradients' norms, which are compared.
 
     The learning rate is tiny so that all steps do the same work on nearly the same weights.
     """
-    model.train()
-    batch = images()
+    model = copy.deepcopy(model).to(dtype).train()
+    batch = images().to(dtype)
     labels = torch.arange(BATCH)
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-9, weight_decay=0.0)
+    chosen = optimizer(parameters, lr=1e-9, weight_decay=0.0)
 
     def step() -> Tensor:
         with torch.enable_grad():
-            loss = F.cross_entropy(model(batch), labels)
-            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = F.cross_entropy(model(batch), labels)
+            chosen.zero_grad()
             loss.backward()
-        optimizer.step()
-        return torch.stack([loss.detach(), nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])])
+        chosen.step()
+        total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return torch.stack([loss.detach().float(), total.float()])
 
     return step
 
@@ -89,5 +122,22 @@ def training_step() -> Case:
     )
 
 
+def training_step_bf16() -> Case:
+    """Ours keeps float32 copies of its bf16 weights; timm's weights are bf16 alone, or fp32 under autocast."""
+    ours, theirs = pair()
+    return Case(
+        "ViT-S/16 training step, bf16",
+        [
+            Contender("sensorium bf16, float32 copies", stepper(ours, MasterAdamW, torch.bfloat16)),
+            Contender("timm bf16", stepper(theirs, dtype=torch.bfloat16)),
+            Contender("timm autocast", stepper(theirs, autocast=True)),
+        ],
+        unit="images/s",
+        items=BATCH,
+        tolerance=0.05,
+    )
+
+
 if __name__ == "__main__":
-    main("vit", [inference_fp32, inference_bf16, training_step], options(__doc__))
+    cases = [inference_fp32, inference_low, inference_fp32_base, inference_low_base, training_step, training_step_bf16]
+    main("vit", cases, options(__doc__))
