@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -72,12 +72,12 @@ def write_onnx(
             expected = model(other)
         gap = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
         if not gap <= tolerance:
-            raise InputError(f"ONNX Runtime's results differ by {gap:.2g}, more than {tolerance:.2g}: nothing was written")
+            raise InputError(f"ONNX Runtime's results differ by {gap:.2g}, over {tolerance:.2g}: nothing was written")
     return gap
 
 
 @contextlib.contextmanager
-def _quietly():  # type: ignore[no-untyped-def]
+def _quietly() -> Iterator[None]:
     """Without the exporter's progress lines and the warnings of packages that it doesn't need."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
