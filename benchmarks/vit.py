@@ -95,7 +95,7 @@ def stepper(
     batch = images().to(dtype)
     labels = torch.arange(BATCH)
     parameters = list(model.parameters())
-    chosen = optimizer(parameters, lr=1e-9, weight_decay=0.0)
+    chosen = optimizer(parameters, lr=1e-9, weight_decay=0.0, fused=True)  # the fastest for everyone
 
     def step() -> Tensor:
         with torch.enable_grad():
