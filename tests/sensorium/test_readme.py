@@ -31,7 +31,7 @@ def test_named_files_are_there() -> None:
 
 def test_shown_commands_and_options_exist(capsys: pytest.CaptureFixture) -> None:
     lines = [shlex.split(line) for line in re.findall(r"^sensorium .*", TEXT, re.MULTILINE)]
-    assert {line[1] for line in lines} == {"transcribe", "fit", "test", "predict"}
+    assert {line[1] for line in lines} == {"transcribe", "fit", "test", "predict", "embed", "explain", "export"}
     for name in {line[1] for line in lines}:
         try:
             assert cli.main([name, "--help"]) == 0
