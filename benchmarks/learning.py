@@ -76,9 +76,13 @@ def unlabelled(method: str) -> Callable[[Path, Path], list[Bar]]:
         minutes = (time.monotonic() - began) / 60
         trained = next((runs / method).rglob("last.ckpt"))
         _sensorium("test", "--ckpt_path", str(trained), "--runs", str(runs), "--name", f"{method}-test")
+        # one step of no length: the same network with its first weights, judged in the same way
+        still = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--model.optim.lr", "1e-12"]
         _sensorium(
-            "test", "-c", str(config), "--data.root", str(root), "--runs", str(runs), "--name", f"{method}-untrained"
+            "fit", "-c", str(config), "--data.root", str(root), "--runs", str(runs), "--name", f"{method}-first", *still
         )
+        first = next((runs / f"{method}-first").rglob("last.ckpt"))
+        _sensorium("test", "--ckpt_path", str(first), "--runs", str(runs), "--name", f"{method}-untrained")
         bars: list[Bar] = [(f"{method}: minutes of pretraining", minutes, 10.0, minutes <= 10)]
         for column, what in (("test/knn", "kNN"), ("test/probe", "linear probe")):
             value = 100 * _last(runs / f"{method}-test", column)
