@@ -29,7 +29,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor, tokens: Tokens = Tokens()) -> Tensor:
-        """Drop rows of (B, ...), or segments of a packed row (1, L, D), and scale up those that stay: the mean is kept."""
+        """Drop rows of (B, ...) or segments of a packed row (1, L, D); scale up those that stay: the mean stays."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate

@@ -38,7 +38,8 @@ def test_the_small_ones_run_in_a_row(tmp_path: Path) -> None:
         return tmp_path / f"{name}_vit_fashion_mnist" / "version_0" / "last.ckpt"
 
     encoder = run("mae")
-    for name in ("probe", "finetune", "lora"):
+    for name in ("probe", "finetune", "finetune_few", "lora"):
         assert run(name, "--model.initial.init_args.path", str(encoder)).exists()
+    assert run("supervised").exists()
     teacher = run("classify")
     assert run("distill", "--model.teacher.init_args.initial.init_args.path", str(teacher)).exists()

@@ -114,7 +114,8 @@ def test_self_distillation_of_small_images(name: str, tmp_path: Path) -> None:
 def test_each_configuration_runs_somewhere() -> None:
     here = {*PHOTOS, "mae_vit_base", "finetune_vit_base", "lora_vit_base", "probe_vit_base", "classify_deit_small"}
     here |= {"distill_deit_small", "dino_vit_fashion_mnist", "dinov2_vit_fashion_mnist"}
-    there = {f"{name}_vit_fashion_mnist" for name in ("mae", "probe", "finetune", "lora", "classify", "distill")}
+    small = ("mae", "probe", "finetune", "finetune_few", "lora", "classify", "supervised", "distill")
+    there = {f"{name}_vit_fashion_mnist" for name in small}
     assert here | there == {path.stem for path in CONFIGS.glob("*.yaml")}
     for path in CONFIGS.glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text())) >= {"trainer", "model", "data"}
