@@ -1,8 +1,8 @@
 """Reads a ``spiece.model`` of SentencePiece into the ``tokenizers`` library, which then needs no SentencePiece.
 
 The file is a protocol buffer; five of its fields matter here. The tokens are SentencePiece's, except that two divisions
-of a word that are exactly as likely ("999" as 99 and 9, or as 9 and 99) may be told apart otherwise. Source: google/sentencepiece
-``src/sentencepiece_model.proto``; the way of building the same tokenizer: transformers ``convert_slow_tokenizer.py``.
+of a word that are exactly as likely ("999" as 99 and 9, or as 9 and 99) may be told apart otherwise.
+Sources: google/sentencepiece ``src/sentencepiece_model.proto``; transformers ``convert_slow_tokenizer.py``.
 """
 
 import struct
