@@ -1,17 +1,34 @@
-"""One engine that generates tokens, for every model that does: rules and choosers (`sampling`), loops (`search`)."""
+"""One engine that generates tokens, for every model that does: rules and choosers (`sampling`), loops (`search`, `beam`)."""
 
-from core.generate.sampling import Chooser, ForcePrefix, Rule, Sample, Suppress, SuppressAtBegin, most_likely
+from core.generate.beam import BeamStep, beam_search
+from core.generate.sampling import (
+    Chooser,
+    ForcePrefix,
+    MinLength,
+    Rule,
+    Sample,
+    Suppress,
+    SuppressAtBegin,
+    TopK,
+    TopP,
+    most_likely,
+)
 from core.generate.search import Hypothesis, Step, generate
 
 __all__ = [
+    "BeamStep",
     "Chooser",
     "ForcePrefix",
     "Hypothesis",
+    "MinLength",
     "Rule",
     "Sample",
     "Step",
     "Suppress",
     "SuppressAtBegin",
+    "TopK",
+    "TopP",
+    "beam_search",
     "generate",
     "most_likely",
 ]

@@ -9,7 +9,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Chooser", "ForcePrefix", "Rule", "Sample", "Suppress", "SuppressAtBegin", "most_likely"]
+__all__ = [
+    "Chooser",
+    "ForcePrefix",
+    "MinLength",
+    "Rule",
+    "Sample",
+    "Suppress",
+    "SuppressAtBegin",
+    "TopK",
+    "TopP",
+    "most_likely",
+]
 
 Rule = Callable[[Tensor, Tensor], None]
 """Changes, in place, the logits (B, V) for what follows tokens (B, n): those generated so far, without the prompt."""
@@ -50,6 +61,45 @@ class ForcePrefix:
             kept = logits[:, forced].clone()
             logits.fill_(-torch.inf)
             logits[:, forced] = kept
+
+
+class MinLength:
+    """Do not choose `stop` before there are `length` tokens."""
+
+    def __init__(self, stop: int, length: int) -> None:
+        self.stop, self.length = stop, length
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        if tokens.shape[1] < self.length:
+            logits[:, self.stop] = -torch.inf
+
+
+class TopK:
+    """Choose among the `k` most likely tokens, and those that are as likely as the last of them."""
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, not {k}")
+        self.k = k
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        least = logits.topk(min(self.k, logits.shape[-1])).values[:, -1:]
+        logits.masked_fill_(logits < least, -torch.inf)
+
+
+class TopP:
+    """Choose among the fewest tokens whose probabilities sum to `p` or more (nucleus sampling, arXiv:1904.09751)."""
+
+    def __init__(self, p: float) -> None:
+        if not 0 < p <= 1:
+            raise ValueError(f"p must be in (0, 1], not {p}")
+        self.p = p
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        ordered, index = logits.sort(dim=-1)  # ascending: what goes is at the front
+        gone = ordered.softmax(-1).cumsum(-1) <= 1 - self.p
+        gone[:, -1] = False
+        logits.masked_fill_(torch.zeros_like(gone).scatter(1, index, gone), -torch.inf)
 
 
 def most_likely(logits: Tensor) -> Tensor:
