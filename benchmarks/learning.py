@@ -1,6 +1,6 @@
 """Does training learn, in the time that its configuration promises? Runs the commands that people run.
 
-    python -m benchmarks.learning [--root FOLDER] [--only mae dino] [--out benchmarks/results]
+    python -m benchmarks.learning [--root FOLDER] [--only mae dino] [--runs FOLDER] [--out benchmarks/results]
 
 On the full Fashion-MNIST: supervised training; and without labels MAE, DINO and DINOv2, each judged by nearest
 neighbours and a linear probe on the frozen features of the test images (the protocol is in ``evaluate.json`` of each
@@ -41,12 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=list(JOBS), default=list(JOBS), help="these; the others' rows are kept"
     )
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs; by default they are thrown away")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
 
-    with tempfile.TemporaryDirectory() as runs:
+    with tempfile.TemporaryDirectory() as passing:
+        runs = options.runs or Path(passing)
         for name in options.only:
-            _keep(name, JOBS[name](options.root, Path(runs)), options.out)
+            _keep(name, JOBS[name](options.root, runs), options.out)
             print(_table(_kept(options.out)), flush=True)
     bars = _kept(options.out)
     return 0 if all(good for *_, good in bars) else 1

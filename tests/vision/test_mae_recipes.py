@@ -38,6 +38,19 @@ def test_the_small_ones_run_in_a_row(tmp_path: Path) -> None:
         return tmp_path / f"{name}_vit_fashion_mnist" / "version_0" / "last.ckpt"
 
     encoder = run("mae")
+    main(
+        [
+            "test",
+            "--ckpt_path",
+            str(encoder),
+            "--runs",
+            str(tmp_path),
+            "--name",
+            "tested",
+            "--trainer.limit_test_batches",
+            "1",
+        ]
+    )
     for name in ("probe", "finetune", "finetune_few", "lora"):
         assert run(name, "--model.initial.init_args.path", str(encoder)).exists()
     assert run("supervised").exists()

@@ -56,10 +56,17 @@ class MAE(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss with masks that are always the same."""
+        self._measure(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same on the test images."""
+        self._measure(batch, "test")
+
+    def _measure(self, batch: Batch, split: str) -> None:
         images = batch["image"]
         draws = uniforms(keys(0, 0, batch["index"].cpu().numpy()), self._patches())
         self.mean.update(self._loss(images, torch.from_numpy(draws).to(images.device)), len(images))
-        self.log("val/loss", self.mean, on_epoch=True, on_step=False, prog_bar=True)
+        self.log(f"{split}/loss", self.mean, on_epoch=True, on_step=False, prog_bar=True)
 
     def _loss(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         config = self._autoencoder().config
