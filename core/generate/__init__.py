@@ -1,4 +1,4 @@
-"""One engine that generates tokens, for every model that does: rules and choosers (`sampling`), loops (`search`, `beam`)."""
+"""One engine that generates tokens: rules and choosers (`sampling`), loops (`search`, `beam`)."""
 
 from core.generate.beam import BeamStep, beam_search
 from core.generate.sampling import (
