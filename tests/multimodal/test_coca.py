@@ -1,6 +1,9 @@
 """CoCa against open_clip's coca_ViT-B-32 with fewer blocks: features, logits, gradients, losses, captions."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import open_clip
 import open_clip.coca_model
@@ -8,15 +11,17 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa as Theirs
 from open_clip.loss import CoCaLoss
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TopKLogitsWarper
 
 from core.errors import InputError
 from core.generate import Sample, TopK
-from core.weights import build, load_into
+from core.weights import Bundle, build, load_into, save_bundle
 from multimodal.caption import CaptionStep, caption
 from multimodal.coca import CoCa, CoCaConfig
 from multimodal.coca_names import open_clip as names
+from multimodal.coca_weights import PRESETS, export_coca, load_coca
 from multimodal.losses.captioning import captioning
 from multimodal.tokenizer import ClipTokenizer
 
@@ -30,8 +35,8 @@ def _config() -> CoCaConfig:
     return replace(whole, image=replace(whole.image, depth=BLOCKS), depth=BLOCKS, decoder_depth=BLOCKS)
 
 
-def _theirs(blocks: int | None = BLOCKS) -> Theirs:
-    config = open_clip.get_model_config("coca_ViT-B-32")
+def _theirs(blocks: int | None = BLOCKS, name: str = "coca_ViT-B-32") -> Theirs:
+    config = open_clip.get_model_config(name)
     config.pop("custom_text")
     for part in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         config[part]["layers"] = blocks or config[part]["layers"]
@@ -191,12 +196,13 @@ def test_a_prompt_begins_the_caption(both: Both, images: Tensor) -> None:
         caption(ours, images[:1], tokenizer, beams=2, choose=Sample())
 
 
-def test_the_whole_shape_is_theirs() -> None:
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_whole_shape_is_theirs(name: str) -> None:
     with torch.device("meta"):
-        theirs, ours = _theirs(None), CoCa()
-    table = names(ours.config)
-    expected = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in table.export(ours.state_dict()).items()} == expected
+        theirs, ours = _theirs(None, name), CoCa(PRESETS[name])
+    expected = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    back = names(ours.config).export(ours.state_dict())
+    assert {key: tensor.shape for key, tensor in back.items()} == expected
 
 
 def test_weights_leave_as_they_came(both: Both) -> None:
@@ -207,12 +213,66 @@ def test_weights_leave_as_they_came(both: Both) -> None:
     assert all(torch.equal(back[name], tensor) for name, tensor in theirs.state_dict().items())
 
 
-def test_recomputation_changes_nothing(both: Both, images: Tensor, ids: Tensor) -> None:
-    small = CoCaConfig(
+def _small() -> tuple[CoCaConfig, dict[str, Any]]:
+    """A small model, as we and as open_clip describe it."""
+    ours = CoCaConfig(
         image=replace(_config().image, image=(64, 64), dim=32, heads=2, depth=2),
-        embed=16, queries=5, pool_heads=2, vocab=50, context=8, dim=16, depth=2, heads=2, decoder_depth=2,
-        decoder_heads=2,
+        embed=16, queries=256, pool_heads=2, vocab=50, context=8, dim=16, depth=2, heads=2, decoder_depth=3,
+        decoder_heads=4,
     )  # fmt: skip
+    theirs = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 32, "attentional_pool": True,
+            "attn_pooler_heads": 2, "output_tokens": True,
+        },
+        "text_cfg": {
+            "context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2, "embed_cls": True,
+            "output_tokens": True,
+        },
+        "multimodal_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 4, "layers": 3},
+    }  # fmt: skip
+    return ours, theirs
+
+
+def test_a_folder_of_open_clip_loads_and_leaves_as_it_came(tmp_path: Path, images: Tensor) -> None:
+    config, said = _small()
+    theirs = Theirs(**said).eval()
+    nn.init.normal_(theirs.text_decoder.text_projection)
+    save_file(theirs.state_dict(), tmp_path / "open_clip_model.safetensors")
+    plain = {"model_cfg": said, "preprocess_cfg": {"mean": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(plain))
+    ours, origin = load_coca(tmp_path)
+    assert ours.config == config
+    assert origin.preprocessing == {"mean": [0.5] * 3}
+    pictures, texts = images[:, :, :64, :64], torch.randint(1, 50, (3, 8))
+    with torch.no_grad():
+        expected = theirs(pictures, texts)
+        torch.testing.assert_close(ours.caption_logits(pictures, texts), expected["logits"], atol=1e-4, rtol=1e-4)
+    export_coca(ours, tmp_path / "back.safetensors", origin.source)
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in theirs.state_dict().items())
+
+
+def test_a_bundle_holds_it(tmp_path: Path, images: Tensor) -> None:
+    config, _ = _small()
+    model = CoCa(config).eval()
+    save_bundle(tmp_path / "bundle", model, Bundle("multimodal.CoCa", asdict(config)))
+    again, origin = load_coca(tmp_path / "bundle")
+    assert (again.config, origin.layout) == (config, "bundle")
+    pictures = images[:, :, :64, :64]
+    assert torch.equal(again.encode_image(pictures), model.encode_image(pictures))
+
+
+def test_another_model_is_named(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="is no CoCa model"):
+        load_coca(tmp_path)
+
+
+def test_recomputation_changes_nothing(images: Tensor, ids: Tensor) -> None:
+    small, _ = _small()
     plain, saving = CoCa(small), CoCa(small, recompute=True)
     saving.load_state_dict(plain.state_dict())
     pictures, texts = images[:, :, :64, :64], ids[:, :8] % 50
