@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.weights import Makers, Source, build, from_plain, is_bundle, open_bundle, read, write_safetensors
-from core.weights.files import read_json
+from core.weights.files import read_json, section
 from multimodal.coca import CoCa, CoCaConfig
 from multimodal.coca_names import open_clip
 from vision.checkpoints import Origin
@@ -59,10 +59,10 @@ def load_coca(path: Path | str, config: CoCaConfig | None = None) -> tuple[CoCa,
     checkpoint = read(path)
     folder = checkpoint.path.parent
     said = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    made = config or _config(checkpoint.tensors, _part(said, "model_cfg"), checkpoint.path)
+    made = config or _config(checkpoint.tensors, section(said, "model_cfg"), checkpoint.path)
     table = open_clip(made)
     model, source = build(lambda: CoCa(made), table, checkpoint.tensors, checkpoint.meta)
-    return model.eval(), Origin(table.name, source, (), _part(said, "preprocess_cfg"))
+    return model.eval(), Origin(table.name, source, (), section(said, "preprocess_cfg"))
 
 
 def export_coca(model: CoCa, path: Path | str, source: Source | None = None) -> None:
@@ -85,7 +85,7 @@ def _config(tensors: Mapping[str, Tensor], said: Mapping[str, Any], path: Path) 
         channels, patch = kernel[1], kernel[2]
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"{path} is no CoCa model with attention pooling: expected one of open_clip") from error
-    vision, text, decoder = (_part(said, f"{name}_cfg") for name in ("vision", "text", "multimodal"))
+    vision, text, decoder = (section(said, f"{name}_cfg") for name in ("vision", "text", "multimodal"))
     side = isqrt(places - 1) * patch
     image = replace(
         CoCaConfig().image,
@@ -109,11 +109,6 @@ def _config(tensors: Mapping[str, Tensor], said: Mapping[str, Any], path: Path) 
         decoder_depth=_depth(tensors, "text_decoder.resblocks."),
         decoder_heads=decoder.get("heads", max(1, words[1] // 64)),
     )
-
-
-def _part(said: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = said.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.weights.files import read_json
+from core.weights.files import read_json, section
 from multimodal.clean import CLEANERS, Cleaner, canonicalize, lower_only
 from multimodal.tokenizer import ClipTokenizer, SiglipTokenizer, TextTokenizer
 
@@ -41,8 +41,8 @@ def tokenizer_for(path: Path, vocab: int | None = None, context: int | None = No
 
 def _from_folder(folder: Path, vocab: int | None, context: int | None) -> TextTokenizer:
     if (folder / "open_clip_config.json").is_file():
-        model = _part(read_json(folder / "open_clip_config.json"), "model_cfg")
-        return _from_open_clip(folder, _part(model, "text_cfg"), context)
+        model = section(read_json(folder / "open_clip_config.json"), "model_cfg")
+        return _from_open_clip(folder, section(model, "text_cfg"), context)
     if (folder / "tokenizer_config.json").is_file():
         return _from_hugging_face(folder, read_json(folder / "tokenizer_config.json"), context)
     if vocab == CLIP_VOCAB:
@@ -54,14 +54,9 @@ def _from_folder(folder: Path, vocab: int | None, context: int | None) -> TextTo
     )
 
 
-def _part(said: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = said.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def _from_open_clip(folder: Path, text: Mapping[str, Any], context: int | None) -> TextTokenizer:
     length = context or text.get("context_length", 77)
-    asked = _part(text, "tokenizer_kwargs").get("clean")
+    asked = section(text, "tokenizer_kwargs").get("clean")
     if asked is not None and asked not in CLEANERS:
         raise InputError(f"{folder} cleans texts by {asked!r}: expected one of {', '.join(sorted(CLEANERS))}")
     name = text.get("hf_tokenizer_name")

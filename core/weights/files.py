@@ -4,14 +4,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
 
-__all__ = ["read_json", "replacing", "sync"]
+__all__ = ["read_json", "replacing", "section", "sync"]
 
 MAX_JSON = 64 * 2**20
 
@@ -64,3 +64,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a JSON {type(data).__name__}, expected an object")
     return data
+
+
+def section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object inside a JSON object, or nothing if there is none of that name."""
+    found = data.get(name)
+    return found if isinstance(found, dict) else {}
