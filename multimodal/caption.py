@@ -31,7 +31,7 @@ class CaptionStep:
         self.model = model
         self.image: Tensor | None = model.captioning_tokens(images)
         self.ids = torch.empty(len(images), 0, dtype=torch.long, device=images.device)
-        self.text, self.decoder = model.text.blocks.cache(), model.decoder.blocks.cache()
+        self.text, self.decoder = model.text.tower.blocks.cache(), model.decoder.blocks.cache()
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Give the logits (B, L, V) for what follows each of tokens (B, L)."""

@@ -19,7 +19,6 @@ from core.nn import (
     Causal,
     Ctx,
     LayerNorm,
-    LearnedPositions,
     Mask,
     Memory,
     Mlp,
@@ -33,9 +32,10 @@ from core.nn import (
     trunc_normal,
 )
 from core.nn.mask import View
+from multimodal.text import TextConfig, TextTower
 from vision.vit import ViT, ViTConfig
 
-__all__ = ["Captioned", "CoCa", "CoCaConfig", "ImageQueries", "TextDecoder", "TextEncoder"]
+__all__ = ["Captioned", "CoCa", "CoCaConfig", "ImageEncoder", "TextDecoder", "TextEncoder"]
 
 TOWER = ViTConfig(patch=32, patch_bias=False, classes=0, pre_norm=True, eps=1e-5)
 
@@ -82,12 +82,14 @@ class Captioned(NamedTuple):
     Attributes:
         image, text: (B, embed), of unit length.
         scale: 0-d, of their products.
+        bias: none, ever; it is here so that the first four are a :class:`multimodal.two_towers.Pair`.
         states: (B, L - 1, dim): ``decoder.head`` makes of them the logits of the text's tokens 1 to L - 1.
     """
 
     image: Tensor
     text: Tensor
     scale: Tensor
+    bias: None
     states: Tensor
 
 
@@ -103,18 +105,26 @@ class Shown(Mask):
         return self.keys[k.row, k.slot]
 
 
-class ImageQueries(nn.Module):
-    """Learned queries that attend to the tokens of an image (Set Transformer's pooling), then a norm."""
+class ImageEncoder(nn.Module):
+    """A ViT whose tokens are pooled by learned queries that attend to them, with a norm behind."""
 
-    def __init__(self, queries: int, dim: int, memory_dim: int, heads: int) -> None:
+    def __init__(self, config: CoCaConfig, recompute: bool = False) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(queries, dim))
-        attend = cross_attention(dim, heads, memory_dim=memory_dim, pre=LayerNorm(memory_dim))
+        width, dim = config.image.dim, config.embed
+        self.tower = ViT(replace(config.image, pool="cls"), recompute=recompute)
+        self.tower.norm = nn.Identity()  # the queries bring a norm of their own
+        self.query = nn.Parameter(torch.randn(config.queries, dim))
+        attend = cross_attention(dim, config.pool_heads, memory_dim=width, pre=LayerNorm(width))
         self.block = Block(cross=Replace(LayerNorm(dim), attend))
         self.norm = LayerNorm(dim)
 
-    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
-        """Pool tokens (B, L, memory_dim) to (B, queries, dim), or to the first ``count`` of them."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what the first query finds, (B, embed), in images (B, C, H, W)."""
+        return self.found(images, 1)[:, 0]
+
+    def found(self, images: Tensor, count: int | None = None) -> Tensor:
+        """Return what all queries find, (B, queries, embed), or the first ``count`` of them."""
+        x = self.tower.features(images).x
         query = self.query[:count].expand(x.shape[0], -1, -1)
         return self.norm(self.block(query, Ctx(memory=Memory(x))).x)
 
@@ -126,47 +136,44 @@ class TextEncoder(nn.Module):
     token is hidden if the one *before* it is padding.
     """
 
-    def __init__(self, config: CoCaConfig) -> None:
+    def __init__(self, config: CoCaConfig, recompute: bool = False) -> None:
         super().__init__()
         self.pad = config.pad
-        dim = config.dim
-        self.tokens = nn.Embedding(config.vocab, dim)
-        self.cls_token = nn.Parameter(torch.empty(dim))
-        self.positions = LearnedPositions(config.context + 1, dim, std=0.01)
-        self.blocks = Stack(
-            Block(
-                attn=Residual(LayerNorm(dim), attention(dim, config.heads, mask=Causal())),
-                mlp=Residual(LayerNorm(dim), Mlp(dim)),
-            )
-            for _ in range(config.depth)
+        shape = TextConfig(
+            vocab=config.vocab,
+            context=config.context + 1,
+            dim=config.dim,
+            depth=config.depth,
+            heads=config.heads,
+            embed=config.embed,
         )
-        self.norm = LayerNorm(dim)
-        self.proj = nn.Linear(dim, config.embed, bias=False)
+        self.tower = TextTower(shape, recompute=recompute)
+        self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(config.dim), std=0.01))
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embedding (B, embed) and the states (B, L, dim) of ids (B, L)."""
-        return self._read(ids, ids.shape[1])
-
-    def embedding(self, ids: Tensor) -> Tensor:
-        """Return the embedding (B, embed) alone, without work on columns of padding that nothing looks at."""
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (B, embed) of ids (B, L), without work on padding that nothing looks at."""
         filled = (ids != self.pad).any(0).nonzero()
         return self._read(ids, min(int(filled.max()) + 2, ids.shape[1]) if len(filled) else 1)[0]
 
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, embed) and the states (B, L, dim) of ids (B, L)."""
+        return self._read(ids, ids.shape[1])
+
     def following(self, ids: Tensor, before: Tensor, cache: Cache) -> Tensor:
         """Return the states (B, n, dim) of ids (B, n) that follow ``before`` (B, m), which the cache has seen."""
-        x = self.positions(self.tokens(ids), start=before.shape[1])
+        x = self.tower.positions(self.tower.tokens(ids), start=before.shape[1])
         shown = self._shown(torch.cat([before, ids], 1))[:, :-1]
-        return self.blocks(x, Ctx(mask=Shown(shown), cache=cache)).x
+        return self.tower.blocks(x, Ctx(mask=Shown(shown), cache=cache)).x
 
     def _read(self, ids: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        length = ids.shape[1]
-        x = self.tokens(ids[:, :columns])
+        length, tower = ids.shape[1], self.tower
+        x = tower.tokens(ids[:, :columns])
         x = torch.cat([x, self.cls_token.to(x.dtype).expand(len(x), 1, -1)], 1)
         # the class token stands after the padding, however much of that is left out
         places = torch.cat([torch.arange(columns, device=ids.device), torch.tensor([length], device=ids.device)])
         shown = self._shown(ids)[:, places]
-        x = self.blocks(self.positions(x, places[None]), Ctx(mask=Shown(shown))).x
-        return self.proj(self.norm(x[:, -1])), x[:, :-1]
+        x = tower.blocks(tower.positions(x, places[None]), Ctx(mask=Shown(shown))).x
+        return tower.proj(tower.norm(x[:, -1])), x[:, :-1]
 
     def _shown(self, ids: Tensor) -> Tensor:
         """Which keys are shown: (B, L + 1), the last one for the class token."""
@@ -176,10 +183,10 @@ class TextEncoder(nn.Module):
 class TextDecoder(nn.Module):
     """The second half: causal over the states of the first, and looking at the image."""
 
-    def __init__(self, config: CoCaConfig) -> None:
+    def __init__(self, config: CoCaConfig, recompute: bool = False) -> None:
         super().__init__()
         dim, heads = config.dim, config.decoder_heads
-        self.blocks = Stack(
+        blocks = [
             Block(
                 attn=Residual(LayerNorm(dim), attention(dim, heads, mask=Causal())),
                 mlp=Residual(LayerNorm(dim), Mlp(dim)),
@@ -190,9 +197,12 @@ class TextDecoder(nn.Module):
                 mlp2=Residual(LayerNorm(dim), Mlp(dim)),
             )
             for _ in range(config.decoder_depth)
-        )
+        ]
+        self.blocks = Stack(blocks, run=recomputed if recompute else direct)
         self.norm = LayerNorm(dim)
         self.head = nn.Linear(dim, config.vocab, bias=False)
+        trunc_normal(self)
+        nn.init.normal_(self.head.weight, std=dim**-0.5)
 
     def forward(self, states: Tensor, image: Tensor | None, cache: Cache | None = None) -> Tensor:
         """Return what the head makes logits of, (B, L, dim).
@@ -220,52 +230,50 @@ class CoCa(nn.Module):
     def __init__(self, config: CoCaConfig = CoCaConfig(), *, recompute: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.image = ViT(replace(config.image, pool="cls"), recompute=recompute)
-        self.image.norm = nn.Identity()  # the queries bring a norm of their own
-        self.pool = ImageQueries(config.queries, config.embed, config.image.dim, config.pool_heads)
+        self.image = ImageEncoder(config, recompute)
         self.image_proj = nn.Linear(config.embed, config.embed, bias=False)
-        self.text = TextEncoder(config)
-        self.decoder = TextDecoder(config)
+        nn.init.normal_(self.image_proj.weight, std=config.embed**-0.5)
+        self.text = TextEncoder(config, recompute)
+        self.decoder = TextDecoder(config, recompute)
         self.logit_scale = nn.Parameter(torch.tensor(log(config.logit_scale)))
-        for stack in (self.text.blocks, self.decoder.blocks):
-            stack.run = recomputed if recompute else direct
-        trunc_normal(self)
-        nn.init.normal_(self.text.tokens.weight, std=0.02)
-        nn.init.normal_(self.text.cls_token, std=0.01)
-        for layer in (self.text.proj, self.image_proj, self.decoder.head):
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     def forward(self, images: Tensor, ids: Tensor) -> Captioned:
         """Compare images (B, C, H, W) with texts (B, L) int64, and predict each text from its image."""
-        x = self.pool(self.image.features(images).x)
-        text, states = self.text(ids)
+        x = self.image.found(images)
+        text, states = self.text.read(ids)
         return Captioned(
             F.normalize(self.image_proj(x[:, 0]), dim=-1),
             F.normalize(text, dim=-1),
             self.logit_scale.exp(),
+            None,
             self.decoder(states[:, :-1], x[:, 1:]),
         )
 
     def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
         """Return the embeddings (B, embed) of images (B, C, H, W), of unit length or as they come."""
-        x = self.image_proj(self.pool(self.image.features(images).x, count=1)[:, 0])
+        x = self.image_proj(self.image(images))
         return F.normalize(x, dim=-1) if normalize else x
 
     def encode_text(self, ids: Tensor, normalize: bool = True) -> Tensor:
         """Return the embeddings (B, embed) of texts (B, L) int64, of unit length or as they come."""
-        x = self.text.embedding(ids)
+        x = self.text(ids)
         return F.normalize(x, dim=-1) if normalize else x
 
     def logits(self, image: Tensor, text: Tensor) -> Tensor:
         """Return how well embeddings (B_image, embed) and (B_text, embed) fit: (B_image, B_text)."""
         return self.logit_scale.exp() * image @ text.T
 
+    @torch.no_grad()
+    def clamp(self, most: float = 100.0) -> None:
+        """Keep the scale between 1 and ``most``, as CLIP does after each step."""
+        self.logit_scale.clamp_(0, log(most))
+
     def captioning_tokens(self, images: Tensor) -> Tensor:
         """Return what the decoder sees of images (B, C, H, W): (B, queries - 1, embed)."""
-        return self.pool(self.image.features(images).x)[:, 1:]
+        return self.image.found(images)[:, 1:]
 
     def caption_logits(self, images: Tensor, ids: Tensor) -> Tensor:
         """Return the logits (B, L - 1, vocab) of the tokens 1 to L - 1 of texts (B, L), given their images."""
-        _, states = self.text(ids)
+        _, states = self.text.read(ids)
         logits: Tensor = self.decoder.head(self.decoder(states[:, :-1], self.captioning_tokens(images)))
         return logits

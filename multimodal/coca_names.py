@@ -13,29 +13,29 @@ __all__ = ["open_clip"]
 def open_clip(config: CoCaConfig) -> Table:
     """Return the table of open_clip's names (``coca_model.py``)."""
     image, patch = config.image, config.image.patch
-    pool = "pool.block.cross.fn."
+    pool = "image.block.cross.fn."
     rules: dict[str, Any] = {
-        "visual.class_embedding": Reshape("image.cls_token", theirs=(-1,), ours=(1, 1, -1)),
-        "visual.positional_embedding": "image.positions.table",
+        "visual.class_embedding": Reshape("image.tower.cls_token", theirs=(-1,), ours=(1, 1, -1)),
+        "visual.positional_embedding": "image.tower.positions.table",
         "visual.conv1.weight": Reshape(
-            "image.patch.proj.weight",
+            "image.tower.patch.proj.weight",
             theirs=(-1, image.channels, patch, patch),
             ours=(-1, image.channels * patch * patch),
         ),
-        "visual.ln_pre.{leaf}": "image.pre_norm.{leaf}",
-        **dict(_block("visual.transformer.resblocks", "image.blocks", "attn", "mlp")),
-        "visual.attn_pool.query": "pool.query",
-        "visual.attn_pool.ln_q.{leaf}": "pool.block.cross.norm.{leaf}",
+        "visual.ln_pre.{leaf}": "image.tower.pre_norm.{leaf}",
+        **dict(_block("visual.transformer.resblocks", "image.tower.blocks", "attn", "mlp")),
+        "visual.attn_pool.query": "image.query",
+        "visual.attn_pool.ln_q.{leaf}": "image.block.cross.norm.{leaf}",
         "visual.attn_pool.ln_k.{leaf}": pool + "pre.{leaf}",
         **_pool_attention(config, pool),
-        "visual.ln_post.{leaf}": "pool.norm.{leaf}",
+        "visual.ln_post.{leaf}": "image.norm.{leaf}",
         "visual.proj": Transpose("image_proj.weight"),
-        "text.token_embedding.weight": "text.tokens.weight",
+        "text.token_embedding.weight": "text.tower.tokens.weight",
         "text.cls_emb": "text.cls_token",
-        "text.positional_embedding": "text.positions.table",
-        **dict(_block("text.transformer.resblocks", "text.blocks", "attn", "mlp")),
-        "text.ln_final.{leaf}": "text.norm.{leaf}",
-        "text.text_projection": Transpose("text.proj.weight"),
+        "text.positional_embedding": "text.tower.positions.table",
+        **dict(_block("text.transformer.resblocks", "text.tower.blocks", "attn", "mlp")),
+        "text.ln_final.{leaf}": "text.tower.norm.{leaf}",
+        "text.text_projection": Transpose("text.tower.proj.weight"),
         **dict(_block("text_decoder.resblocks", "decoder.blocks", "attn", "mlp")),
         **dict(_block("text_decoder.cross_attn", "decoder.blocks", "cross", "mlp2")),
         "text_decoder.cross_attn.{i}.ln_1_kv.{leaf}": "decoder.blocks.{i}.cross.fn.pre.{leaf}",
