@@ -283,6 +283,14 @@ def test_recomputation_changes_nothing(images: Tensor, ids: Tensor) -> None:
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_the_scale_is_clamped() -> None:
+    model = CoCa(_small()[0])
+    for start, expected in ((9.0, 100.0), (-3.0, 1.0)):
+        model.logit_scale.data.fill_(start)
+        model.clamp()
+        assert model.logit_scale.exp().item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_tower_with_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="without classes"):
         CoCaConfig(image=replace(CoCaConfig().image, classes=10))
