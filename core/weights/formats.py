@@ -18,6 +18,7 @@ from core.errors import InputError
 
 from .ctranslate2 import looks_like_ctranslate2, read_ctranslate2
 from .files import read_json, replacing
+from .torchscript import looks_like_torchscript, read_torchscript
 
 __all__ = ["Checkpoint", "read", "weight_files", "write_safetensors"]
 
@@ -43,7 +44,7 @@ class Checkpoint:
 
     Attributes:
         path: the file (of a sharded checkpoint, the index).
-        format: ``"safetensors"``, ``"torch"`` or ``"ctranslate2"``.
+        format: ``"safetensors"``, ``"torch"``, ``"torchscript"`` or ``"ctranslate2"``.
         tensors: by their names; memory-mapped where the format allows it, so that reading costs nothing before use.
         meta: plain data: the metadata of safetensors, the ``dims`` of an OpenAI checkpoint, the spec of CTranslate2.
     """
@@ -94,7 +95,7 @@ def read(path: Path | str, key: str | None = None) -> Checkpoint:
     """Read a weights file, or the weights of a folder; the format is found by looking, not by the name.
 
     Args:
-        path: a file (safetensors, PyTorch, CTranslate2, an index of shards) or a folder with one of them.
+        path: a file (safetensors, PyTorch, TorchScript, CTranslate2, an index of shards) or a folder with one of them.
         key: for a PyTorch file that holds several sets of weights, the name of the one that is meant.
 
     Raises:
@@ -136,6 +137,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _read_torch(path: Path, key: str | None) -> Checkpoint:
     try:
         zipped = zipfile.is_zipfile(path)
+        if zipped and looks_like_torchscript(path):
+            return Checkpoint(path, "torchscript", read_torchscript(path))
         if zipped:
             _check_zip(path)
         with warnings.catch_warnings(action="ignore"):  # what is wrong is said once, below
