@@ -133,7 +133,8 @@ class TextTower(nn.Module):
             return ids.new_full((len(ids),), ids.shape[1] - 1)
         if self.config.pool == "argmax":
             return ids.argmax(1)
-        return (ids == self.config.eot).int().argmax(1)
+        assert self.config.eot is not None
+        return ids.eq(self.config.eot).int().argmax(1)
 
 
 def stretched(table: Tensor, context: int, kept: int = 20) -> Tensor:

@@ -31,7 +31,7 @@ class TwoTowersConfig:
     image: ViTConfig | SwinConfig = field(
         default_factory=lambda: ViTConfig(patch=32, patch_bias=False, classes=0, pre_norm=True, eps=1e-5)
     )
-    text: TextConfig = TextConfig()
+    text: TextConfig = field(default_factory=TextConfig)
     image_proj: bool = True
     logit_scale: float = 1 / 0.07
     logit_bias: float | None = None
@@ -39,9 +39,13 @@ class TwoTowersConfig:
     def __post_init__(self) -> None:
         if self.image.classes:
             raise ValueError("the image tower has a head: set classes to 0")
-        width, embed = _width(self.image), self.embed
-        if not self.image_proj and width != embed:
-            raise ValueError(f"images are {width} wide and texts {embed}: set image_proj to true")
+        if not self.image_proj and self.width != self.embed:
+            raise ValueError(f"images are {self.width} wide and texts {self.embed}: set image_proj to true")
+
+    @property
+    def width(self) -> int:
+        """Width of what the image tower returns."""
+        return self.image.dim if isinstance(self.image, ViTConfig) else self.image.width
 
     @property
     def embed(self) -> int:
@@ -77,10 +81,9 @@ class TwoTowers(nn.Module):
         self.config = config
         shape = config.image
         self.image = _tower(shape, recompute)
-        width = _width(shape)
-        self.image_proj = nn.Linear(width, config.embed, bias=False) if config.image_proj else nn.Identity()
+        self.image_proj = nn.Linear(config.width, config.embed, bias=False) if config.image_proj else nn.Identity()
         if isinstance(self.image_proj, nn.Linear):
-            nn.init.normal_(self.image_proj.weight, std=width**-0.5)
+            nn.init.normal_(self.image_proj.weight, std=config.width**-0.5)
         self.text = TextTower(config.text, recompute=recompute)
         self.logit_scale = nn.Parameter(torch.tensor(log(config.logit_scale)))
         self.logit_bias = None if config.logit_bias is None else nn.Parameter(torch.tensor(float(config.logit_bias)))
@@ -119,8 +122,3 @@ def _tower(config: ViTConfig | SwinConfig, recompute: bool) -> ViT | Swin:
     if isinstance(config, ViTConfig):
         return ViT(config, recompute=recompute)
     return Swin(config, run=recomputed if recompute else direct)
-
-
-def _width(config: ViTConfig | SwinConfig) -> int:
-    """Of what the tower returns."""
-    return config.dim if isinstance(config, ViTConfig) else config.width

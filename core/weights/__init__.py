@@ -5,7 +5,7 @@ from .ctranslate2 import ScaledRows, read_ctranslate2, write_ctranslate2
 from .fetch import cache_folder, fetch
 from .formats import Checkpoint, read, weight_files, write_safetensors
 from .plain import from_plain
-from .remap import Rules, Table, build, check, load_into
+from .remap import Rules, Table, build, check, load_into, nested
 from .rules import ZEROS, Fixed, Reshape, Split, Squeeze, Tied, Transpose, Zeros
 from .source import Source
 
@@ -32,6 +32,7 @@ __all__ = [
     "from_plain",
     "is_bundle",
     "load_into",
+    "nested",
     "open_bundle",
     "read",
     "read_bundle",

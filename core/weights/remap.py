@@ -7,6 +7,7 @@ of a name, such as weight or bias, and ``{path}`` for any number of parts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -20,7 +21,7 @@ from .patterns import Pattern
 from .rules import Derived, Rename, Rule
 from .source import Source
 
-__all__ = ["Packing", "Plan", "Rules", "Table", "build", "check", "load_into"]
+__all__ = ["Packing", "Plan", "Rules", "Table", "build", "check", "load_into", "nested"]
 
 M = TypeVar("M", bound=nn.Module)
 Rules = Mapping[str, str | Rule | Derived | None]
@@ -71,6 +72,7 @@ class Table:
 
     def __init__(self, name: str, rules: Rules, packing: Packing | None = None) -> None:
         self.name = name
+        self.rules = rules
         self.packing = packing
         self._lines: list[_Line] = []
         for text, given in rules.items():
@@ -268,6 +270,25 @@ class Plan:
     def _judge(self, name: str, flaw: str | None) -> None:
         if flaw is not None:
             self.wrong.append(f"{name} {flaw}")
+
+
+def nested(rules: Rules, theirs: str, ours: str) -> dict[str, str | Rule | Derived | None]:
+    """Return the rules of a part for the model that it is in.
+
+    Args:
+        rules: of the part.
+        theirs, ours: what stands before its names there and here.
+    """
+    moved: dict[str, str | Rule | Derived | None] = {}
+    for name, rule in rules.items():
+        if isinstance(rule, str):
+            moved[theirs + name] = ours + rule
+        elif isinstance(rule, Derived):
+            moved[theirs + name] = inner = copy(rule)
+            inner.of = None if rule.of is None else theirs + rule.of
+        else:
+            moved[theirs + name] = None if rule is None else rule.within(ours)
+    return moved
 
 
 def check(model: nn.Module, table: Table, theirs: Mapping[str, Tensor]) -> Plan:

@@ -1,5 +1,6 @@
 """What can stand on the right of a name table: how one tensor of theirs becomes tensors of ours, and back."""
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ class Rule:
     def flaw(self, theirs: Tensor) -> str | None:
         """Return what is wrong with the values, or None."""
         return None
+
+    def within(self, prefix: str) -> "Rule":
+        """Return the rule for the same tensors inside a larger model, where their names begin with ``prefix``."""
+        moved = copy(self)
+        moved.ours = tuple(prefix + name for name in self.ours)
+        return moved
 
 
 class Rename(Rule):
@@ -123,6 +130,10 @@ class Split(Rule):
         """The parts that ours doesn't have must be zero."""
         full = any(bool(chunk.any()) for part, chunk in self._chunks(theirs) if part == ZEROS)
         return "should be zero in the part that has no place here" if full else None
+
+    def within(self, prefix: str) -> "Split":
+        """As of any rule; the zeros keep their name."""
+        return Split(*(part if part == ZEROS else prefix + part for part in self.parts))
 
     def _chunks(self, theirs: Tensor) -> list[tuple[str, Tensor]]:
         if theirs.ndim == 0 or theirs.shape[0] % len(self.parts):
