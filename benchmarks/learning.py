@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=list(JOBS), default=list(JOBS), help="these; the others' rows are kept"
     )
-    parser.add_argument("--runs", type=Path, help="folder that keeps the runs; by default they are thrown away")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs, and from which finished ones are taken")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
 
@@ -69,18 +69,14 @@ def unlabelled(method: str) -> Callable[[Path, Path], list[Bar]]:
 
     def run(root: Path, runs: Path) -> list[Bar]:
         config = CONFIGS / f"{method}_vit_fashion_mnist.yaml"
-        began = time.monotonic()
-        _sensorium("fit", "-c", str(config), "--data.root", str(root), "--runs", str(runs), "--name", method)
-        minutes = (time.monotonic() - began) / 60
+        minutes = _sensorium("fit", "-c", str(config), "--data.root", str(root), runs=runs, name=method)
         trained = next((runs / method).rglob("last.ckpt"))
-        _sensorium("test", "--ckpt_path", str(trained), "--runs", str(runs), "--name", f"{method}-test")
+        _sensorium("test", "--ckpt_path", str(trained), runs=runs, name=f"{method}-test")
         # one step of no length: the same network with its first weights, judged in the same way
         still = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--model.optim.lr", "1e-12"]
-        _sensorium(
-            "fit", "-c", str(config), "--data.root", str(root), "--runs", str(runs), "--name", f"{method}-first", *still
-        )
+        _sensorium("fit", "-c", str(config), "--data.root", str(root), *still, runs=runs, name=f"{method}-first")
         first = next((runs / f"{method}-first").rglob("last.ckpt"))
-        _sensorium("test", "--ckpt_path", str(first), "--runs", str(runs), "--name", f"{method}-untrained")
+        _sensorium("test", "--ckpt_path", str(first), runs=runs, name=f"{method}-untrained")
         bars: list[Bar] = [(f"{method}: minutes of pretraining", minutes, 10.0, minutes <= 10)]
         for column, what in (("test/knn", "kNN"), ("test/probe", "linear probe")):
             value = 100 * _last(runs / f"{method}-test", column)
@@ -95,13 +91,9 @@ def unlabelled(method: str) -> Callable[[Path, Path], list[Bar]]:
 
 
 def _classifier(config: str, root: Path, runs: Path, minutes: float, accuracy: float) -> list[Bar]:
-    began = time.monotonic()
-    _sensorium(
-        "fit", "-c", str(CONFIGS / f"{config}.yaml"), "--data.root", str(root), "--runs", str(runs), "--name", config
-    )
-    took = (time.monotonic() - began) / 60
+    took = _sensorium("fit", "-c", str(CONFIGS / f"{config}.yaml"), "--data.root", str(root), runs=runs, name=config)
     best = next((runs / config).rglob("best.ckpt"))
-    _sensorium("test", "--ckpt_path", str(best), "--runs", str(runs), "--name", f"{config}-again")
+    _sensorium("test", "--ckpt_path", str(best), runs=runs, name=f"{config}-again")
     reached = 100 * _last(runs / f"{config}-again", "test/accuracy")
     return [
         (f"{config}: minutes", took, minutes, took <= minutes),
@@ -115,10 +107,10 @@ def _fine_tuned(name: str, config: Path, root: Path, runs: Path, trained: Path |
     encoder = model.get("encoder", model)
     start = "null" if trained is None else str(trained)
     argument = "--model.initial" if trained is None else "--model.initial.init_args.path"
-    settings = [f"--model.model.config.{key}={json.dumps(value)}" for key, value in encoder.items() if key in SHAPE]
+    settings = [f"--model.model.config.{key}={_plain(value)}" for key, value in encoder.items() if key in SHAPE]
     _sensorium(
         "fit", "-c", str(CONFIGS / "finetune_few_vit_fashion_mnist.yaml"), "--data.root", str(root),
-        "--runs", str(runs), "--name", name, f"--data.few={LABELLED}", f"{argument}={start}", *settings,
+        f"--data.few={LABELLED}", f"{argument}={start}", *settings, runs=runs, name=name,
     )  # fmt: skip
     return 100 * _last(runs / name, "test/accuracy")
 
@@ -131,8 +123,20 @@ JOBS: dict[str, Callable[[Path, Path], list[Bar]]] = {
 }
 
 
-def _sensorium(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "sensorium", *arguments], cwd=ROOT, check=True)
+def _sensorium(*arguments: str, runs: Path, name: str) -> float:
+    """Run a command into the folder of that name, unless an earlier benchmark did; return the minutes that it took."""
+    took = runs / name / "minutes.txt"
+    if not took.exists():
+        began = time.monotonic()
+        command = [sys.executable, "-m", "sensorium", *arguments, "--runs", str(runs), "--name", name]
+        subprocess.run(command, cwd=ROOT, check=True)
+        took.write_text(str((time.monotonic() - began) / 60))
+    return float(took.read_text())
+
+
+def _plain(value: object) -> str:
+    """A value for the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _last(folder: Path, column: str) -> float:
