@@ -8,7 +8,9 @@ here on top of its ``SigLipLoss``: blocks of 512 images, softplus, and a correct
 aren't chunked need more than twenty gigabytes for 32k pairs, and are left out there.
 """
 
+import ctypes
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -108,6 +110,7 @@ def peak(name: str, count: int) -> float:
     """MiB that one step of a loss needs beside its inputs and the gradients of the features, in this fresh process."""
     step(LOSSES[name], inputs(64))  # libraries and threads allocate at their first use
     given = inputs(count)
+    ctypes.CDLL(None).malloc_trim(0)  # what making the inputs left behind would hide what the loss needs
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     step(LOSSES[name], given)
@@ -117,6 +120,7 @@ def peak(name: str, count: int) -> float:
 
 def peaks(chosen: Namespace) -> dict[str, dict[int, float]]:
     """MiB by loss and number of pairs, each in its own process."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back, and not counted
     found: dict[str, dict[int, float]] = {}
     for name in LOSSES:
         chunked = name.startswith("sensorium") or name.endswith("chunked")
@@ -125,7 +129,8 @@ def peaks(chosen: Namespace) -> dict[str, dict[int, float]]:
                 f"import torch; torch.set_num_threads({chosen.threads}); "
                 f"from benchmarks.contrastive_loss import peak; print(peak({name!r}, {count}))"
             )
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            command = [sys.executable, "-c", code]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
             found.setdefault(name, {})[count] = float(done.stdout)
             print(f"{name}, {count} pairs: {found[name][count]:.1f} MiB", flush=True)
     return found

@@ -44,9 +44,9 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         if not any(needed):
             return value.to(s.dtype), (None, None, None)
 
-        def look(logits: Tensor, rows: slice, columns: slice) -> Tensor:
-            gradient = (logits - by_image[rows, None]).exp_()
-            gradient += logits.sub_(by_text[columns]).exp_()
+        def look(logits: Tensor, spare: Tensor, rows: slice, columns: slice) -> Tensor:
+            torch.sub(logits, by_image[rows, None], out=spare).exp_()
+            gradient = logits.sub_(by_text[columns]).exp_().add_(spare)
             gradient.diagonal(mine.start + rows.start - columns.start).sub_(2)
             return gradient
 
@@ -73,9 +73,11 @@ def logsumexps(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tens
     by_image = image.new_full((len(image),), -torch.inf, dtype=full(image))
     by_text = image.new_full((len(text),), -torch.inf, dtype=full(image))
 
-    def look(logits: Tensor, rows: slice, columns: slice) -> None:
-        by_image[rows] = torch.logaddexp(by_image[rows], logits.logsumexp(1))
-        by_text[columns] = torch.logaddexp(by_text[columns], logits.logsumexp(0))
+    def look(logits: Tensor, spare: Tensor, rows: slice, columns: slice) -> None:
+        for dim, sums, place in ((1, by_image, rows), (0, by_text, columns)):
+            top = logits.amax(dim, keepdim=True)
+            total = torch.sub(logits, top, out=spare).exp_().sum(dim)
+            sums[place] = torch.logaddexp(sums[place], total.log_().add_(top.squeeze(dim)))
 
     visit(image, text, scale, look)
     return by_image, logsumexp_of_all(by_text)

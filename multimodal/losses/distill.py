@@ -51,10 +51,10 @@ def distill(
         target_by_image, target_by_text = logsumexps(u, v, t)
         value = x.new_zeros((), dtype=torch.float64)
 
-        def look(logits: Tensor, rows: slice, columns: slice) -> Tensor:
-            targets = product(u[rows], v[columns].T).mul_(t)
-            to_image = logits - by_image[rows, None]
+        def look(logits: Tensor, spare: Tensor, rows: slice, columns: slice) -> Tensor:
+            to_image = torch.sub(logits, by_image[rows, None], out=spare)
             to_text = logits.sub_(by_text[columns])
+            targets = product(u[rows], v[columns].T).mul_(t)
             image_target = (targets - target_by_image[rows, None]).exp_().to(logits.dtype)
             text_target = targets.sub_(target_by_text[columns]).exp_().to(logits.dtype)
             value.sub_((image_target * to_image).sum() + (text_target * to_text).sum())

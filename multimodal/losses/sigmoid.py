@@ -41,12 +41,12 @@ def siglip(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         totals = Totals(x, y, needed) if any(needed) else None
 
         def compare(texts: Tensor, totals: Totals | None, positives: bool) -> None:
-            def look(logits: Tensor, rows: slice, columns: slice) -> Tensor | None:
+            def look(logits: Tensor, spare: Tensor, rows: slice, columns: slice) -> Tensor | None:
                 logits.add_(b)
                 # the loss of a positive is that of a negative with the other sign
                 matching = logits.diagonal(rows.start - columns.start) if positives else logits[:0, 0]
                 matching.neg_()
-                value.add_(softplus_sum(logits))
+                value.add_(softplus_sum(logits, spare))
                 if totals is None:
                     return None
                 logits.sigmoid_()
@@ -72,6 +72,10 @@ def siglip(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return closed_form(compute, image, text, scale, bias)
 
 
-def softplus_sum(x: Tensor) -> Tensor:
-    """The sum of log(1 + exp(x)), exact for large and small x, in a third of the time of torch's softplus on a CPU."""
-    return x.abs().neg_().exp_().log1p_().sum() + x.clamp(min=0).sum()
+def softplus_sum(x: Tensor, spare: Tensor) -> Tensor:
+    """The sum of log(1 + exp(x)), exact for large and small x, in half of the time of torch's softplus on a CPU.
+
+    `spare`, of the shape of `x`, is written to.
+    """
+    small = torch.abs(x, out=spare).neg_().exp_().log1p_().sum()
+    return small + torch.clamp(x, min=0, out=spare).sum()

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from core.errors import InputError
 
-__all__ = ["Totals", "full", "inner", "paired", "product", "tiles", "visit"]
+__all__ = ["Look", "Totals", "full", "inner", "paired", "product", "tiles", "visit"]
+
+Look = Callable[[Tensor, Tensor, slice, slice], Tensor | None]
 
 CACHED = 512  # rows and columns of a tile that stays in a core's second-level cache, in float32
 PARALLEL = 4096  # of a tile that keeps a GPU busy
@@ -27,14 +29,12 @@ def tiles(x: Tensor) -> Iterator[slice]:
     return (slice(at, min(at + size, len(x))) for at in range(0, len(x), size))
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """The matrix product of two tensors of one dtype, summed up and returned in `full` of it."""
     wide = full(a)
-    if a.dtype == wide:
-        return a @ b
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=wide)
-    return a.to(wide) @ b.to(wide)
+    if a.is_cuda and a.dtype != wide:
+        return torch.mm(a, b, out_dtype=wide, out=out)
+    return torch.mm(a.to(wide), b.to(wide), out=out)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -98,26 +98,27 @@ def accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += product(a, b)
 
 
-def visit(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    look: Callable[[Tensor, slice, slice], Tensor | None],
-    totals: Totals | None = None,
-) -> None:
-    """Show `look` every tile of scale * image @ text.T, with its rows and columns, and sum up what it returns.
+def visit(image: Tensor, text: Tensor, scale: Tensor, look: Look, totals: Totals | None = None) -> None:
+    """Show `look` every tile of scale * image @ text.T, and sum up the gradients that it returns.
 
     Args:
         image: (B, D).
         text: (N, D), of the same dtype.
         scale: 0-d.
-        look: may change the tile, and returns its gradient (in the tile itself or elsewhere) if there are totals.
+        look: given a tile, a spare one of its shape, its rows and its columns; it may write to both, and returns the
+            tile's gradient, in either of them or elsewhere, if there are totals.
         totals: where the gradients go.
     """
     scale = scale.to(full(image))
+    # the same memory for all tiles: it stays in cache, and the heap whole
+    most = next(tiles(image)).stop * next(tiles(text)).stop
+    memory = image.new_empty(2, most, dtype=full(image))
     for rows in tiles(image):
         for columns in tiles(text):
-            gradient = look(product(image[rows], text[columns].T).mul_(scale), rows, columns)
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            logits, spare = memory[:, : shape[0] * shape[1]].view(2, *shape)
+            product(image[rows], text[columns].T, out=logits).mul_(scale)
+            gradient = look(logits, spare, rows, columns)
             if totals is not None and gradient is not None:
                 totals.add(gradient, image, text, rows, columns)
 

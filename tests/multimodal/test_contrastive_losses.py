@@ -4,12 +4,14 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.errors import InputError
 from multimodal.losses import cached, distill, info_nce, siglip, tiles
@@ -161,6 +163,31 @@ def test_backward_twice_and_never_of_the_backward() -> None:
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     with pytest.raises(InputError, match="differentiated once only"):
         torch.autograd.grad(siglip(*given), given, create_graph=True)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many elements the largest tensor made has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for x in made if isinstance(made, (tuple, list)) else [made]:
+            self.elements = max(self.elements, x.numel() if isinstance(x, Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_logits_never_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "CACHED", 32)
+    ours, form, arguments = CASES[name]
+    given = inputs(320)[:arguments]
+    with Largest() as largest:
+        ours(*given).backward()
+    assert largest.elements <= 320 * 24  # the features themselves
+    with Largest() as largest:
+        form(*given).backward()
+    assert largest.elements == 320 * 320
 
 
 def test_autocast_changes_nothing() -> None:
