@@ -211,6 +211,46 @@ def _distilled_from(u: Tensor, v: Tensor, t: Tensor, *given: Tensor) -> Tensor:
     return distill(image, text, scale, u, v, t)
 
 
+class Towers(nn.Module):
+    """Two small towers with dropout, a scale, and a parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 8))
+        self.text = nn.Sequential(nn.Linear(5, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 8))
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.unused = nn.Parameter(torch.zeros(2))
+
+    def forward(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return F.normalize(self.image(part[0]), dim=-1), F.normalize(self.text(part[1]), dim=-1)
+
+
+class Step(nn.Module):
+    """A training step of two towers over micro-batches, as a LightningModule takes it within DDP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.towers = Towers().double().eval()
+
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
+        parts = list(zip(images.split(2), texts.split(2), strict=True))
+        image, text = cached(self.towers, parts, self.towers.parameters())
+        return siglip(image, text, self.towers.scale.exp(), torch.tensor(-1.0, dtype=torch.float64))
+
+
+def _step_gradients(rank: int, world: int) -> list[Tensor]:
+    """What DDP leaves in the parameters after `Step` saw one process's share of twelve pairs."""
+    step = Step()
+    step.towers.unused.requires_grad_(False)
+    make = torch.Generator().manual_seed(1)
+    images, texts = (torch.randn(12, d, generator=make, dtype=torch.float64) for d in (6, 5))
+    rows = slice(rank * 12 // world, (rank + 1) * 12 // world)
+    wrapped = nn.parallel.DistributedDataParallel(step) if world > 1 else step
+    wrapped(images[rows], texts[rows]).backward()
+    return [p.grad for p in step.parameters() if p.grad is not None]
+
+
 def _shares(rank: int, world: int) -> dict[str, list[Tensor]]:
     """Values and gradients of all losses for one process's share of twelve pairs."""
     rows = slice(rank * 12 // world, (rank + 1) * 12 // world)
@@ -234,7 +274,8 @@ def _process(rank: int, ports: dict[int, int], folder: str) -> None:
     for world, port in ports.items():
         if rank < world:
             dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=world)
-            torch.save(_shares(rank, world), f"{folder}/{world}-{rank}.pt")
+            found = {**_shares(rank, world), "step": _step_gradients(rank, world)}
+            torch.save(found, f"{folder}/{world}-{rank}.pt")
             dist.destroy_process_group()
 
 
@@ -252,7 +293,7 @@ def test_processes_equal_one(tmp_path: Path) -> None:
     worlds = (2, 3, 4)
     ports = dict(zip(worlds, _free_ports(len(worlds)), strict=True))
     torch.multiprocessing.spawn(_process, (ports, str(tmp_path)), nprocs=max(worlds))
-    whole = _shares(0, 1)
+    whole, step = _shares(0, 1), _step_gradients(0, 1)
     for world in worlds:
         parts = [torch.load(tmp_path / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
         for name, expected in whole.items():
@@ -261,20 +302,10 @@ def test_processes_equal_one(tmp_path: Path) -> None:
                 # DDP averages what the processes pass on; a feature's gradient passes through its own process only
                 average = torch.cat(found) / world if at in (1, 2) else torch.stack(found).mean(0)
                 torch.testing.assert_close(average, wanted, rtol=1e-10, atol=1e-12, msg=f"{world} {name} {at}")
-
-
-class Towers(nn.Module):
-    """Two small towers with dropout, a scale, and a parameter that nothing uses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 8))
-        self.text = nn.Sequential(nn.Linear(5, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 8))
-        self.scale = nn.Parameter(torch.tensor(2.0))
-        self.unused = nn.Parameter(torch.zeros(2))
-
-    def forward(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        return F.normalize(self.image(part[0]), dim=-1), F.normalize(self.text(part[1]), dim=-1)
+        for part in parts:
+            assert len(step) == 9
+            for one, other in zip(part["step"], step, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("locked", [False, True])
