@@ -73,26 +73,24 @@ def _siglip() -> dict[str, TwoTowersConfig]:
         for (size, patch), sides in shapes.items():
             for side in sides:
                 text = texts[size] if version == 1 else replace(texts[size], vocab=256_000, pad=0, mlp="gelu tanh")
+                if (version, size, side) == (1, "so400m", 224):
+                    text = replace(text, context=16)
                 tower = _tower(size, patch, side)
                 name = f"ViT-{names[size]}-{patch}-SigLIP{'2' if version == 2 else ''}"
                 found[name + ("" if side == 224 else f"-{side}")] = TwoTowersConfig(
                     tower, text, image_proj=False, logit_scale=10.0, logit_bias=-10.0
                 )
-    for size, patch in (("base", 16), ("so400m", 16)):
-        found[f"ViT-{names[size]}-{patch}-SigLIP-i18n-256"] = TwoTowersConfig(
-            _tower(size, patch, 256), replace(texts[size], vocab=250_000), image_proj=False, logit_scale=10.0,
+    texts["so400m"] = replace(texts["so400m"], embed=None, embed_bias=False)
+    for size in ("base", "so400m"):
+        found[f"ViT-{names[size]}-16-SigLIP-i18n-256"] = TwoTowersConfig(
+            _tower(size, 16, 256), replace(texts[size], vocab=250_000), image_proj=False, logit_scale=10.0,
             logit_bias=-10.0,
         )  # fmt: skip
     return found
 
 
 def _tower(size: str, patch: int, side: int) -> ViTConfig:
-    known = {("base", 32): ("base", 16, 256)}
-    base_size, base_patch, base_side = known.get((size, patch), (size, patch, side))
-    if (base_size, base_patch) == ("so400m", 14):
-        base_side = 224 if side == 224 else 384
-    tower = vit_config(f"vit_{base_size}_patch{base_patch}_siglip_{base_side}")
-    return replace(tower, patch=patch, classes=0)
+    return vit_config(f"vit_{size}_patch{patch}_siglip_{side}", classes=0)
 
 
 PRESETS: dict[str, TwoTowersConfig] = {**_clip(), **_siglip()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.weights import (
+    Checkpoint,
     Makers,
     Source,
     Table,
@@ -22,7 +23,7 @@ from core.weights import (
     write_safetensors,
 )
 from core.weights.files import read_json, section
-from multimodal.names import hugging_face, open_clip
+from multimodal.names import hugging_face, open_clip, openai
 from multimodal.presets import PRESETS, with_quick_gelu
 from multimodal.text import TextConfig
 from multimodal.two_towers import TwoTowers, TwoTowersConfig
@@ -35,7 +36,7 @@ __all__ = ["LAYOUTS", "MAKERS", "export_two_towers", "load_two_towers"]
 MAKERS: Makers = {"multimodal.TwoTowers": lambda config: TwoTowers(from_plain(TwoTowersConfig, config))}
 """What a bundle of this family may hold."""
 
-LAYOUTS = ("open_clip", "open_clip-custom", "huggingface")
+LAYOUTS = ("open_clip", "open_clip-custom", "openai", "huggingface")
 
 CONFIG = "open_clip_config.json"
 
@@ -61,28 +62,37 @@ def load_two_towers(path: Path | str, config: TwoTowersConfig | None = None) -> 
         assert isinstance(held, TwoTowers)
         return held.eval(), Origin("bundle", bundle.source, bundle.labels, bundle.preprocessing)
     checkpoint = read(path)
+    try:
+        table, made, prepared = _table_for(checkpoint, config)
+    # a config can hold anything where a number should be
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the config beside {checkpoint.path} can't be followed: {error}") from error
+    model, source = build(lambda: TwoTowers(made), table, checkpoint.tensors, checkpoint.meta)
+    return model.eval(), Origin(table.name, source, (), prepared)
+
+
+def _table_for(checkpoint: Checkpoint, config: TwoTowersConfig | None) -> tuple[Table, TwoTowersConfig, dict[str, Any]]:
+    """The names and the shape of a checkpoint, and how images are prepared for it."""
     tensors, folder = checkpoint.tensors, checkpoint.path.parent
     custom = "text.token_embedding.weight" in tensors
-    prepared: dict[str, Any] = {}
     if "text_model.embeddings.token_embedding.weight" in tensors:
         made = config or _of_hugging_face(read_json(folder / "config.json"), tensors, folder / "config.json")
-        table, prepared = hugging_face(made), preprocessing({}, folder)
-    elif custom or "token_embedding.weight" in tensors:
+        numbered, flat = "text_model.embeddings.position_ids" in tensors, _flat(tensors)
+        return hugging_face(made, numbered, flat), made, preprocessing({}, folder)
+    if custom or "token_embedding.weight" in tensors:
         said = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
-        prepared = section(said, "preprocess_cfg")
+        archive = checkpoint.format == "torchscript" or "input_resolution" in tensors
         if config is not None:
             made = config
         elif said:
             made = _of_open_clip(section(said, "model_cfg"), folder / CONFIG)
         else:
-            made = _of_tensors(tensors, checkpoint.path, openai=checkpoint.format == "torchscript")
-        table = open_clip(made, custom)
-    else:
-        raise InputError(
-            f"{checkpoint.path} holds no CLIP or SigLIP: expected one of OpenAI, open_clip or Hugging Face"
-        )
-    model, source = build(lambda: TwoTowers(made), table, tensors, checkpoint.meta)
-    return model.eval(), Origin(table.name, source, (), prepared)
+            made = _of_tensors(tensors, checkpoint.path, archive)
+        table = openai(made) if archive and not custom else open_clip(made, custom)
+        return table, made, section(said, "preprocess_cfg")
+    raise InputError(f"{checkpoint.path} holds no CLIP or SigLIP: expected one of OpenAI, open_clip or Hugging Face")
 
 
 def export_two_towers(
@@ -107,9 +117,14 @@ def export_two_towers(
 def _table(config: TwoTowersConfig, layout: str) -> Table:
     if layout in ("open_clip", "open_clip-custom"):
         return open_clip(config, custom=layout.endswith("custom"))
+    if layout == "openai":
+        return openai(config)
     if layout.startswith("huggingface"):
-        return hugging_face(config)
+        return hugging_face(config, "-numbered" in layout, "-flat" in layout)
     raise InputError(f"no two-tower layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+
+
+_POOLS: dict[str, Any] = {"argmax": "argmax", "eos": "eot", "last": "last"}
 
 
 def _of_open_clip(said: Mapping[str, Any], path: Path) -> TwoTowersConfig:
@@ -118,6 +133,9 @@ def _of_open_clip(said: Mapping[str, Any], path: Path) -> TwoTowersConfig:
     unknown = [key for key in ("hf_model_name", "embed_cls") if text.get(key)]
     if unknown or isinstance(vision.get("layers"), list) or "multimodal_cfg" in said:
         raise InputError(f"{path} describes a model that is no CLIP or SigLIP with Transformers of their own")
+    pool = str(text.get("pool_type", "argmax"))
+    if pool not in _POOLS:
+        raise InputError(f"{path} pools texts by {pool!r}: expected {', '.join(_POOLS)}")
     act: Any = "quick gelu" if said.get("quick_gelu") else "gelu"
     width = int(text.get("width", 512))
     heads = int(text.get("heads", 8))
@@ -131,10 +149,10 @@ def _of_open_clip(said: Mapping[str, Any], path: Path) -> TwoTowersConfig:
         hidden=int(width * text.get("mlp_ratio", 4.0)),
         mlp="gelu tanh" if tanh else act,
         causal=not text.get("no_causal_mask", False),
-        pool=text.get("pool_type", "argmax"),
+        pool=_POOLS[pool],
         eot=text.get("eos_id"),
         pad=int(text.get("pad_id", 0)),
-        embed=int(said.get("embed_dim", 512)),
+        embed=None if text.get("proj_type") == "none" else int(said.get("embed_dim", 512)),
         embed_bias=bool(text.get("proj_bias", False)),
         eps=float(section(text, "norm_kwargs").get("eps", 1e-5)),
     )
@@ -155,7 +173,8 @@ def _image_of_open_clip(vision: Mapping[str, Any], act: Any, path: Path) -> ViTC
     if name is not None:
         if name not in ENCODERS:
             raise InputError(f"{path} names the image tower {name!r}, which is not known here")
-        return replace(ENCODERS[name], image=image, classes=0)
+        encoder = ENCODERS[name]
+        return replace(encoder, image=(_whole(image[0], encoder.patch), _whole(image[1], encoder.patch)), classes=0)
     if vision.get("pool_type", "tok") != "tok" or vision.get("attentional_pool"):
         raise InputError(f"{path} pools images in a way that is not known here: expected the class token")
     width = int(vision.get("width", 768))
@@ -170,11 +189,16 @@ def _image_of_open_clip(vision: Mapping[str, Any], act: Any, path: Path) -> ViTC
         mlp=act,
         classes=0,
         pre_norm=True,
-        eps=1e-5,
+        eps=float(section(vision, "norm_kwargs").get("eps", 1e-5)),
     )
 
 
-def _of_tensors(tensors: Mapping[str, Tensor], path: Path, openai: bool) -> TwoTowersConfig:
+def _whole(side: int, patch: int) -> int:
+    """What of a side in pixels whole patches cover: SigLIP's 384 are 378 for patches of 14."""
+    return side - side % patch
+
+
+def _of_tensors(tensors: Mapping[str, Tensor], path: Path, approximate: bool) -> TwoTowersConfig:
     """The preset whose widths, depths and patch the tensors have."""
     found = next((config for config in PRESETS.values() if _sizes(config) == _sizes_of(tensors)), None)
     if found is None:
@@ -186,8 +210,10 @@ def _of_tensors(tensors: Mapping[str, Tensor], path: Path, openai: bool) -> TwoT
     )
     patch, prefix = found.image.patch, 1 if places.ndim == 2 else 0
     side = isqrt(places.shape[-2] - prefix) * patch
-    found = replace(found, image=replace(found.image, image=(side, side)))
-    return with_quick_gelu(found) if openai else found
+    rows = next(tensors[name] for name in ("positional_embedding", "text.positional_embedding") if name in tensors)
+    image, text = replace(found.image, image=(side, side)), replace(found.text, context=len(rows))
+    found = replace(found, image=image, text=text)
+    return with_quick_gelu(found) if approximate else found
 
 
 def _sizes(config: TwoTowersConfig) -> tuple[int, ...]:
@@ -209,6 +235,12 @@ def _sizes_of(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
 def _depth(tensors: Mapping[str, Tensor], tower: str) -> int:
     found = (re.search(r"(?:resblocks|blocks)\.(\d+)\.", name) for name in tensors if name.startswith(tower))
     return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _flat(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether patches are projected by a linear layer and not by a convolution: SigLIP 2 for images of any shape."""
+    kernel = tensors.get("vision_model.embeddings.patch_embedding.weight")
+    return kernel is not None and kernel.ndim == 2
 
 
 _ACTS: dict[str, Any] = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu tanh", "quick_gelu": "quick gelu"}
@@ -253,12 +285,9 @@ def _of_hugging_face(said: Mapping[str, Any], tensors: Mapping[str, Tensor], pat
     acts = {str(tower["hidden_act"]) for tower in (vision, text)}
     if acts - _ACTS.keys():
         raise InputError(f"{path} has the activations {', '.join(sorted(acts))}: known are {', '.join(_ACTS)}")
-    kernel = tensors.get("vision_model.embeddings.patch_embedding.weight")
-    if kernel is None or kernel.ndim != 4:
-        raise InputError(
-            f"{path.parent} takes images of any shape (NaFlex), which is not known here: take one of fixed size"
-        )
-    side = int(vision["image_size"])
+    side = _whole(int(vision["image_size"]), int(vision["patch_size"]))
+    if _flat(tensors):  # images of any shape; positions were trained on a square
+        side = isqrt(int(vision.get("num_patches", 256))) * int(vision["patch_size"])
     image = ViTConfig(
         image=(side, side),
         patch=int(vision["patch_size"]),

@@ -87,8 +87,9 @@ def _siglip() -> dict[str, ViTConfig]:
     tanh = replace(so400m, mlp="gelu tanh")
     sizes = {
         "base_patch16": (_BASE, (224, 256, 384, 512)),
+        "base_patch32": (replace(_BASE, patch=32, mlp="gelu tanh"), (256,)),
         "large_patch16": (_LARGE, (256, 384)),
-        "so400m_patch14": (replace(so400m, patch=14), (224, 384)),
+        "so400m_patch14": (replace(so400m, patch=14), (224, 378, 384)),
         "so400m_patch16": (tanh, (256, 384, 512)),
         "giantopt_patch16": (replace(giant, mlp="gelu tanh"), (256, 384)),
     }

@@ -54,6 +54,11 @@ def _value(hint: Any, value: Any, what: str) -> Any:
         if value is None and type(None) in inner:
             return None
         options = [option for option in inner if option is not type(None)]
+        records = [option for option in options if dataclasses.is_dataclass(option)]
+        if records and isinstance(value, Mapping):
+            # the one whose fields these are; if none has them all, what is wrong is said of the first
+            fits = (kind for kind in records if value.keys() <= {field.name for field in dataclasses.fields(kind)})
+            return _value(next(fits, records[0]), value, what)
         return _value(options[0], value, what) if len(options) == 1 else value
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [inner[0]] * len(value) if inner[1:] == (...,) else list(inner)
