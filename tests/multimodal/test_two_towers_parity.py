@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from multimodal.context import resized_context
 from multimodal.names import open_clip as open_clip_names
 from multimodal.presets import PRESETS
 from multimodal.tokenizer import ClipTokenizer
@@ -23,7 +24,7 @@ def _shallow(config: TwoTowersConfig) -> TwoTowersConfig:
     text = replace(config.text, depth=DEPTH)
     if not text.causal:
         text = replace(text, vocab=VOCAB)
-    return replace(config, image=replace(config.image, depth=DEPTH), text=text)  # type: ignore[call-arg]
+    return replace(config, image=replace(config.image, depth=DEPTH), text=text)
 
 
 def _peer(name: str) -> nn.Module:
@@ -120,7 +121,7 @@ def test_all_presets_have_the_shapes_of_open_clip() -> None:
         assert {key: tensor.shape for key, tensor in found.items()} == shapes, name
         heads = [m.num_heads for m in theirs.modules() if isinstance(m, nn.MultiheadAttention)]
         assert heads[-1] == config.text.heads, name
-        assert heads[0] == config.image.heads or custom, name  # type: ignore[union-attr]
+        assert heads[0] == config.image.heads or custom, name
 
 
 def _hugging_face(kind: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -181,7 +182,7 @@ def test_transformers(kind: str, tmp_path: Any) -> None:
 def small(request: pytest.FixtureRequest) -> TwoTowers:
     name = "ViT-B-32" if request.param else "ViT-B-16-SigLIP2"
     config = _shallow(PRESETS[name])
-    image = replace(config.image, image=(64, 64), patch=16, dim=32, heads=4, hidden=64)  # type: ignore[call-arg]
+    image = replace(config.image, image=(64, 64), patch=16, dim=32, heads=4, hidden=64)
     text = replace(config.text, dim=32, heads=4, hidden=64, embed=32, vocab=60, context=12)
     return TwoTowers(replace(config, image=image, text=text)).eval()
 
@@ -200,7 +201,7 @@ def test_alone_and_in_a_batch(small: TwoTowers) -> None:
 
 def test_padding_behind_the_stop_token_changes_nothing() -> None:
     config = replace(PRESETS["ViT-B-32"].text, dim=32, heads=4, depth=2, vocab=60, context=12)
-    shape = replace(PRESETS["ViT-B-32"].image, dim=32, heads=4, depth=1)  # type: ignore[call-arg]
+    shape = replace(PRESETS["ViT-B-32"].image, dim=32, heads=4, depth=1)
     model = TwoTowers(TwoTowersConfig(shape, config)).eval()
     ids = torch.tensor([[58, 5, 9, 59] + [0] * 8])
     others = torch.tensor([[58, 5, 9, 59] + [7] * 8])
@@ -220,3 +221,23 @@ def test_recomputation_gives_the_same_gradients(small: TwoTowers) -> None:
         assert p.grad is not None
         assert q.grad is not None, name
         torch.testing.assert_close(q.grad, p.grad)
+
+
+def test_a_longer_context(small: TwoTowers) -> None:
+    model = resized_context(small, 40, kept=8)
+    old, new = small.text.positions.table, model.text.positions.table
+    assert new.shape == (40, 32)
+    assert torch.equal(new[:8], old[:8])
+    # the 4 rows behind those that stay are spread over 32, the first and the last in place
+    torch.testing.assert_close(new[[8, 39]], old[[8, 11]])
+    place = 3 * 13 / 31
+    between = old[9] + (old[10] - old[9]) * (place - 1)
+    torch.testing.assert_close(new[8 + 13], between)
+    assert (small.config.text.context, model.config.text.context) == (12, 40)
+    ids = torch.randint(3, 58, (2, 40))
+    assert model.encode_text(ids).shape == (2, 32)
+    if small.config.text.causal:
+        ids[:, 7] = 59
+        torch.testing.assert_close(model.encode_text(ids), small.encode_text(ids[:, :12]))
+    with pytest.raises(ValueError, match="shorten them"):
+        small.encode_text(torch.full((2, 40), 3).index_fill(1, torch.tensor([39]), 59))

@@ -163,7 +163,7 @@ def test_an_archive_of_openai(tmp_path: Path, how: str, monkeypatch: pytest.Monk
 
 def _small_preset() -> TwoTowersConfig:
     plain = PRESETS["ViT-B-32"]
-    image = replace(plain.image, image=(32, 32), patch=8, dim=32, depth=2, heads=2, hidden=128)  # type: ignore[call-arg]
+    image = replace(plain.image, image=(32, 32), patch=8, dim=32, depth=2, heads=2, hidden=128)
     text = replace(plain.text, vocab=60, context=12, dim=32, depth=2, heads=4, embed=24)
     return replace(plain, image=image, text=text)
 
