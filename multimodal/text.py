@@ -122,7 +122,7 @@ class TextTower(nn.Module):
         if ids.shape[1] > self.config.context:
             raise ValueError(
                 f"texts of {ids.shape[1]} tokens, but the context is {self.config.context}: shorten them, or see "
-                "multimodal.text.stretched"
+                "multimodal.context.resized_context"
             )
         x, notes = self.blocks(self.positions(self.tokens(ids)), Ctx(want=want))
         return Out(self.norm(x), notes)
