@@ -8,6 +8,7 @@ import typer
 from typer.exceptions import TyperException
 
 from core.errors import InputError
+from sensorium.commands.classify import classify
 from sensorium.commands.embed import embed
 from sensorium.commands.explain import explain
 from sensorium.commands.export import export
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(transcribe)
+app.command()(classify)
 app.command()(embed)
 app.command()(explain)
 for _name, _help in TRAINER_COMMANDS.items():

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.data.images import read_image
 from core.errors import InputError
 from core.weights.files import read_json, replacing
 
-from .features import Feature, image_features
 from .preprocess import Preparation
 
 __all__ = ["Chunk", "Embedder", "Job"]
@@ -43,29 +42,28 @@ class Embedder:
     """Maps picture files to features.
 
     Args:
-        model: the encoder, in evaluation mode.
-        prepare: makes what it takes of a picture.
-        feature: what of the tokens is taken; see :func:`vision.features.image_features`.
+        embed: maps prepared pictures (B, C, H, W), on the device and in the type that it computes in, to (B, width).
+        width: of the features.
+        prepare: makes a prepared picture of a picture.
         batch_size: pictures in one pass.
-        device, dtype: where and in which precision the model runs; it is moved there.
+        device, dtype: where and in which type ``embed`` wants its input.
         readers: threads that read and prepare pictures ahead.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        embed: Callable[[Tensor], Tensor],
+        width: int,
         prepare: Preparation,
-        feature: Feature = "pooled",
         batch_size: int = 32,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         readers: int = 4,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: must be at least 1")
-        self.model = model.to(device, dtype)
+        self.embed, self.width = embed, width
         self.prepare = prepare
-        self.feature: Feature = feature
         self.batch_size = batch_size
         self.device, self.dtype = device, dtype
         self.readers = readers
@@ -92,12 +90,11 @@ class Embedder:
     def _embed(self, found: list[Tensor | str]) -> Chunk:
         good = np.array([isinstance(item, Tensor) for item in found])
         errors = tuple(item for item in found if isinstance(item, str))
-        width = _width(self.model, self.feature)
-        features = np.zeros((len(found), width), np.float32)
+        features = np.zeros((len(found), self.width), np.float32)
         images = [item for item in found if isinstance(item, Tensor)]
         if images:
             batch = torch.stack(images).to(self.device, self.dtype)
-            features[good] = image_features(self.model, batch, self.feature).float().cpu().numpy()
+            features[good] = self.embed(batch).float().cpu().numpy()
         return Chunk(features, good, errors)
 
 
@@ -170,11 +167,6 @@ class Job:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
-
-
-def _width(model: nn.Module, feature: Feature) -> int:
-    config: Any = model.config
-    return int(getattr(config, "width", 0) or config.dim) * (2 if feature == "cls+mean" else 1)
 
 
 def _digest(paths: Sequence[Path]) -> str:

@@ -1,13 +1,13 @@
 """What of an image encoder's tokens is taken for the features of an image."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
 
-__all__ = ["Feature", "image_features"]
+__all__ = ["Feature", "feature_width", "image_features"]
 
 Feature = Literal["pooled", "cls", "mean", "cls+mean"]
 
@@ -35,3 +35,9 @@ def image_features(model: nn.Module, images: Tensor, feature: Feature = "pooled"
     if not getattr(config, "cls_token", False):
         raise InputError(f"feature {feature!r} needs a class token, which this model has not: choose pooled or mean")
     return x[:, 0] if feature == "cls" else torch.cat([x[:, 0], mean], 1)
+
+
+def feature_width(model: nn.Module, feature: Feature = "pooled") -> int:
+    """Return the width of what :func:`image_features` returns."""
+    config: Any = model.config
+    return int(getattr(config, "width", 0) or config.dim) * (2 if feature == "cls+mean" else 1)

@@ -1,6 +1,7 @@
 """``sensorium embed``: pictures to features, as a table."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,12 +46,12 @@ def embed(
 
     sensorium embed ~/photos -m vit_base_patch16_224.augreg_in21k -o features.csv --precision bfloat16
     """
-    from core.data.images import pictures
+    from sensorium.pictures import find_pictures
     from vision.feature_files import FORMATS
 
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"{out}: features are written as {', '.join(FORMATS)}; give --out a name that ends so")
-    paths = _found(images, pictures)
+    paths = find_pictures(images)
     embedder = _embedder(model, feature, batch_size, precision)
     from vision.embed import Job
 
@@ -77,47 +78,38 @@ def embed(
         raise typer.Exit(1 if good else 2)
 
 
-def _found(images: list[str], pictures: Any) -> list[Path]:
-    """The files that were meant, each once."""
-    from glob import glob, has_magic
-
-    found: dict[Path, None] = {}
-    for given in images:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            more = pictures(path)
-        elif path.exists() or not has_magic(given):
-            more = [path]
-        else:
-            more = sorted(Path(name) for name in glob(str(path), recursive=True) if Path(name).is_file())
-        if not more:
-            raise InputError(f"{given}: no pictures there; expected .jpg, .png, ... files")
-        found.update(dict.fromkeys(more))
-    return list(found)
-
-
 def _embedder(model: str, feature: Any, batch_size: int, precision: Any) -> "Embedder":
     import torch
 
     from core.nn.precision import fast
     from sensorium.encoders import open_encoder
+    from sensorium.towers import is_towers, open_towers
     from vision.embed import Embedder
+    from vision.features import feature_width, image_features
 
-    encoder, prepare, _ = open_encoder(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if is_towers(model):
+        if feature != "pooled":
+            raise InputError(f"{model} embeds pictures and texts into one space: leave out --feature {feature}")
+        towers, _, prepare = open_towers(model)
+        quick: Any = fast(towers.to(device), precision)
+        return Embedder(quick.encode_image, towers.config.embed, prepare, batch_size, device, _dtype(quick))
+    encoder, prepare, _ = open_encoder(model)
     quick = fast(encoder.to(device), precision)
-    return Embedder(quick, prepare, feature, batch_size, device, next(quick.parameters()).dtype)
+    width = feature_width(encoder, feature)
+    return Embedder(partial(image_features, quick, feature=feature), width, prepare, batch_size, device, _dtype(quick))
+
+
+def _dtype(model: Any) -> Any:
+    return next(model.parameters()).dtype
 
 
 def _run(job: "Job", embedder: "Embedder") -> tuple[int, int]:
     """Embed under a progress bar, name what can't be read, and return how many could and couldn't."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from sensorium.progress import progress_bar
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     counts = {True: 0, False: 0}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("embedding", total=len(job.paths))
 
         def advance(chunk: "Chunk") -> None:
