@@ -13,6 +13,7 @@ from sensorium.commands.embed import embed
 from sensorium.commands.explain import explain
 from sensorium.commands.export import export
 from sensorium.commands.models import models
+from sensorium.commands.search import search
 from sensorium.commands.train import TRAINER_COMMANDS, trainer_command
 from sensorium.commands.transcribe import transcribe
 from sensorium.commands.version import version
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(classify)
 app.command()(embed)
+app.command()(search)
 app.command()(explain)
 for _name, _help in TRAINER_COMMANDS.items():
     app.command(

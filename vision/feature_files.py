@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import InputError
 from core.weights.files import replacing
 
-__all__ = ["FORMATS", "Rows", "names_beside", "write_features"]
+__all__ = ["FORMATS", "Rows", "names_beside", "read_features", "write_features"]
 
 Rows = Iterator[tuple[list[str], np.ndarray]]
 """Names, and their features (N, D) float32, part by part."""
@@ -37,6 +37,32 @@ def write_features(path: Path, rows: Rows, count: int, width: int, about: dict[s
     if write is None:
         raise InputError(f"{path}: features are written as {', '.join(FORMATS)}; give a name that ends so")
     write(path, rows, count, width, about)
+
+
+def read_features(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
+    """Read a ``.parquet`` that :func:`write_features` wrote.
+
+    Returns:
+        The names, their features (N, D) float32, and how they were made.
+
+    Raises:
+        InputError: if it is no such table, or an empty one.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a .parquet made by sensorium embed")
+    try:
+        table = pq.read_table(path, columns=["path", "embedding"])
+        about = json.loads((table.schema.metadata or {}).get(b"sensorium", b"{}"))
+        column = table["embedding"].combine_chunks()
+        features = column.values.to_numpy().reshape(len(column), -1)
+    except (pa.ArrowException, KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no table of features: expected a .parquet made by sensorium embed") from error
+    if not len(features) or features.dtype != np.float32:
+        raise InputError(f"{path} has no features in it")
+    return table["path"].to_pylist(), features, about
 
 
 def names_beside(path: Path) -> Path:

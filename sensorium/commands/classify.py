@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from core.errors import InputError
+from sensorium.text_files import read_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,7 @@ def classify(
 ) -> None:
     """Say which label fits each picture best, without any training: the labels are read as text.
 
-    Probabilities of a CLIP add up to 100 % over the labels; those of a SigLIP are each label's own, and may all be small.
+    Probabilities of a CLIP add up to 100 % over the labels; those of a SigLIP are each label's own and may all be small.
     Pictures that can't be read are named, and the others are classified.
 
     Examples:
@@ -80,10 +81,7 @@ def _labels(labels: str | None, file: Path | None, dataset: str | None) -> list[
     if labels is not None:
         return labels.split(",")
     if file is not None:
-        try:
-            return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is no text in UTF-8: expected one label on a line") from error
+        return read_lines(file)
     from multimodal.templates import imagenet_labels
 
     return list(imagenet_labels())

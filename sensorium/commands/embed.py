@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from core.errors import InputError
+from sensorium.text_files import read_lines
 
 if TYPE_CHECKING:
     from vision.embed import Chunk, Embedder, Job
@@ -16,13 +17,16 @@ __all__ = ["embed"]
 
 
 def embed(
-    images: Annotated[
-        list[str], typer.Argument(help="pictures: files, folders (searched at any depth), 'globs/*.jpg'")
-    ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="bundle, .ckpt of sensorium fit, folder, owner/name, or timm's name")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="table to write: .parquet, .csv or .npy")],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="pictures: files, folders (searched at any depth), 'globs/*.jpg'")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", help="instead of pictures: a file with one text on a line (CLIP, SigLIP)")
+    ] = None,
     feature: Annotated[
         Literal["pooled", "cls", "mean", "cls+mean"],
         typer.Option("--feature", help="what of the tokens: what the model's head gets, class token, mean of patches"),
@@ -33,7 +37,7 @@ def embed(
         typer.Option("--precision", "-p", help="of the model; auto is bfloat16 where the device is faster at it"),
     ] = "auto",
 ) -> None:
-    """Write one feature vector for each picture.
+    """Write one feature vector for each picture, or for each line of a text.
 
     What is done is kept beside the table until it is complete: the same command, run again after an interruption,
     goes on. Pictures that can't be read are named and left out.
@@ -45,12 +49,24 @@ def embed(
     sensorium embed 'cats/*.jpg' dog.png -m runs/dino/version_0/last.ckpt -o features.npy --feature cls
 
     sensorium embed ~/photos -m vit_base_patch16_224.augreg_in21k -o features.csv --precision bfloat16
+
+    sensorium embed --texts captions.txt -m ViT-B-32/laion2b_s34b_b79k -o captions.parquet
     """
-    from sensorium.pictures import find_pictures
     from vision.feature_files import FORMATS
 
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"{out}: features are written as {', '.join(FORMATS)}; give --out a name that ends so")
+    if (texts is None) == (not images):
+        raise InputError("say what to embed: pictures, or --texts FILE")
+    if texts is not None:
+        _embed_texts(texts, model, out, precision)
+    else:
+        _embed_pictures(images or [], model, out, feature, batch_size, precision)
+
+
+def _embed_pictures(images: list[str], model: str, out: Path, feature: Any, batch_size: int, precision: Any) -> None:
+    from sensorium.pictures import find_pictures
+
     paths = find_pictures(images)
     embedder = _embedder(model, feature, batch_size, precision)
     from vision.embed import Job
@@ -76,6 +92,32 @@ def embed(
         print(f"{out}: {good} features" + (f"; {bad} pictures could not be read" if bad else ""))
     if bad:
         raise typer.Exit(1 if good else 2)
+
+
+def _embed_texts(file: Path, model: str, out: Path, precision: Any) -> None:
+    import torch
+
+    from core.nn.precision import fast
+    from multimodal.zero_shot import text_embeddings
+    from sensorium.progress import progress_bar
+    from sensorium.towers import is_towers, open_towers
+    from vision.feature_files import write_features
+
+    lines = read_lines(file)
+    if not is_towers(model):
+        raise InputError(f"{model} reads no texts: expected a CLIP or SigLIP")
+    towers, tokenizer, _ = open_towers(model)
+    for index in tokenizer.too_long(lines):
+        print(f"warning: {lines[index][:60]!r}... is longer than {tokenizer.context} tokens: cut", file=sys.stderr)
+    quick: Any = fast(towers.to("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    with progress_bar() as progress:
+        task = progress.add_task("embedding", total=len(lines))
+        found = text_embeddings(
+            quick, tokenizer, lines, lambda done, of: progress.update(task, completed=done, total=of)
+        )
+    about = {"model": model, "feature": "text", "precision": str(_dtype(quick)).removeprefix("torch.")}
+    write_features(out, iter([(lines, found.cpu().numpy())]), len(lines), found.shape[1], about)
+    print(f"{out}: {len(lines)} features")
 
 
 def _embedder(model: str, feature: Any, batch_size: int, precision: Any) -> "Embedder":
