@@ -49,7 +49,7 @@ def classify(
 ) -> None:
     """Say which label fits each picture best, without any training: the labels are read as text.
 
-    Probabilities of a CLIP add up to 100 % over the labels; those of a SigLIP are each label's own and may all be small.
+    Probabilities of a CLIP add up to 100 % over the labels; those of a SigLIP are each label's own.
     Pictures that can't be read are named, and the others are classified.
 
     Examples:
