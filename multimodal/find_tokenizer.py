@@ -9,7 +9,7 @@ from core.weights.files import read_json, section
 from multimodal.clean import CLEANERS, Cleaner, canonicalize, lower_only
 from multimodal.tokenizer import ClipTokenizer, SiglipTokenizer, TextTokenizer
 
-__all__ = ["tokenizer_for"]
+__all__ = ["open_tokenizer", "tokenizer_for"]
 
 CLIP_VOCAB = 49_408
 MERGES = "merges.txt"
@@ -37,6 +37,22 @@ def tokenizer_for(path: Path, vocab: int | None = None, context: int | None = No
     if vocab is not None and found.vocab > vocab:
         raise InputError(f"the tokenizer of {folder} has {found.vocab} tokens and the model {vocab}: they don't fit")
     return found
+
+
+def open_tokenizer(name: str, context: int) -> TextTokenizer:
+    """The tokenizer to train a model with.
+
+    Args:
+        name: ``clip``, a file of merges, or a folder as of :func:`tokenizer_for`.
+        context: columns that the text tower reads.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    if name == "clip":
+        return ClipTokenizer(context)
+    path = Path(name).expanduser()
+    return ClipTokenizer.from_file(path, context) if path.is_file() else tokenizer_for(path, context=context)
 
 
 def _from_folder(folder: Path, vocab: int | None, context: int | None) -> TextTokenizer:

@@ -44,8 +44,11 @@ class ImageExamples:
 
     def __getitems__(self, wanted: list[Key]) -> dict[str, Any]:
         indices = np.array([index for _, index in wanted], np.int64)
-        randomness = keys(self.seed, wanted[0][0], indices)
         images, taken = self.images.take(indices.tolist())
+        return self.made(images, taken, keys(self.seed, wanted[0][0], indices))
+
+    def made(self, images: Images, taken: list[int], randomness: Keys) -> dict[str, Any]:
+        """The batch of images that were read, with these numbers and keys."""
         made = self.transform(images, randomness)
         batch: dict[str, Any] = {"image" if isinstance(made, Tensor) else "crops": made, "index": torch.tensor(taken)}
         if self.images.labels is not None:

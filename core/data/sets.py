@@ -23,11 +23,13 @@ class ImageSet(ABC):
     Attributes:
         classes: Names of the classes; empty if nothing is known of them.
         labels: (N,) int64 class of each image, or None for images without labels.
+        captions: What is said about each image, one or more texts, or None for images without any.
         in_memory: Whether reading is only copying, so that processes that read ahead would not pay.
     """
 
     classes: list[str]
     labels: np.ndarray | None
+    captions: Sequence[tuple[str, ...]] | None = None
     in_memory: bool = False
 
     @abstractmethod
@@ -78,6 +80,7 @@ class Part(ImageSet):
         self.indices = indices
         self.classes = whole.classes
         self.labels = None if whole.labels is None else whole.labels[indices]
+        self.captions = None if whole.captions is None else [whole.captions[index] for index in indices]
         self.in_memory = whole.in_memory
 
     def __len__(self) -> int:

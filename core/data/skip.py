@@ -35,6 +35,7 @@ class Skipping(ImageSet):
         self.limit = limit
         self.report = report
         self.classes, self.labels, self.in_memory = whole.classes, whole.labels, whole.in_memory
+        self.captions = whole.captions
         self._broken = torch.zeros(len(whole), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:

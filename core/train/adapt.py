@@ -11,7 +11,7 @@ from core.errors import InputError
 from core.train.optim import blocks_of, layers_of
 from core.weights import read, write_safetensors
 
-__all__ = ["Adapt", "Head", "Last", "LoRA", "NormAndBias", "load_adapter", "save_adapter"]
+__all__ = ["Adapt", "Head", "Last", "LoRA", "Lock", "NormAndBias", "load_adapter", "save_adapter"]
 
 HEAD = "head"
 
@@ -63,6 +63,29 @@ class Last(Adapt):
             raise InputError(f"the last {self.blocks} blocks are to be trained, but the model has {depth}")
         layer = layers_of(model)
         _train_only(model, lambda name: layer.get(name, 0) > depth - self.blocks, "nothing after its blocks")
+
+
+class Lock(Adapt):
+    """Trains all but some parts: LiT's locked image tower (arXiv:2111.07991) is ``parts: [image]``.
+
+    Args:
+        parts: What their names begin with.
+    """
+
+    def __init__(self, parts: list[str]) -> None:
+        self.parts = tuple(part + "." for part in parts)
+
+    def __call__(self, model: nn.Module) -> None:
+        """Freeze the parts.
+
+        Raises:
+            InputError: If the model has no such part, or no other.
+        """
+        names = [name for name, _ in model.named_parameters()]
+        absent = [part for part in self.parts if not any(name.startswith(part) for name in names)]
+        if absent:
+            raise InputError(f"{absent[0][:-1]!r} can't be locked: the model has no such part")
+        _train_only(model, lambda name: not name.startswith(self.parts), "nothing beside the locked parts")
 
 
 class NormAndBias(Adapt):

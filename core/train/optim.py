@@ -11,8 +11,8 @@ registration: what comes before the first block is layer 0, block i is layer i +
 with the block after it, what comes after the last block (norm, pooling, head) is the top.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Optim:
         betas: Decay rates of the two moments.
         eps: Added to the root of the second moment.
         layer_decay: Factor of the learning rate per layer below the top; 1 trains all layers alike.
+        parts: Factors of the learning rate of parts, by what their parameters' names begin with below the model, such
+            as ``{image: 0.1}``.
     """
 
     lr: float = 1e-3
@@ -41,20 +43,27 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     layer_decay: float = 1.0
+    parts: dict[str, float] = field(default_factory=dict)
 
     def build(self, module: nn.Module, fused: bool = True) -> torch.optim.AdamW:
         """The optimizer for the trainable parameters of a module; ``fused`` is PyTorch's faster implementation.
 
         Weights in bfloat16 (``--trainer.precision bf16-true``) are stepped in float32: :class:`MasterAdamW`.
         """
-        groups = param_groups(module, self.lr, self.weight_decay, self.layer_decay)
+        groups = param_groups(module, self.lr, self.weight_decay, self.layer_decay, self.parts)
         halves = any(p.dtype is torch.bfloat16 for group in groups for p in group["params"])
         kind = MasterAdamW if halves else torch.optim.AdamW
         return kind(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
 
 
-def param_groups(module: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Optimizer groups of the trainable parameters: by layer (if ``layer_decay`` isn't 1), and with or without decay.
+def param_groups(
+    module: nn.Module,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    parts: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Optimizer groups of the trainable parameters: by layer (if ``layer_decay`` isn't 1), by part, by decay.
 
     Returns:
         Dictionaries with ``name``, ``params``, ``lr`` and ``weight_decay``; those of lower layers come first.
@@ -71,6 +80,9 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float, layer_decay:
         if layer_decay != 1.0:
             label = f"layer{layers[name]:02d}.{label}"
             rate = lr * layer_decay ** (top - layers[name])
+        for part, factor in (parts or {}).items():
+            if name.startswith((f"{part}.", f"model.{part}.")):
+                label, rate = f"{part}.{label}", rate * factor
         group = {"name": label, "params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
         groups.setdefault(label, group)["params"].append(parameter)
     return [groups[label] for label in sorted(groups)]

@@ -1,8 +1,9 @@
 """How good the features are, measured while they are being learned: neighbours, a linear probe, collapse."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from core.train.logistic import fit_logistic
 from core.train.processes import gathered
 from vision.features import Feature, image_features
 
-__all__ = ["Evaluate", "encoder_of", "evaluating", "run_folder"]
+__all__ = ["Evaluate", "embed_images", "encoder_of", "evaluating", "run_folder"]
 
 
 class Evaluate(Callback):
@@ -114,7 +115,12 @@ class Evaluate(Callback):
         sets: dict[str, ImageSet] = {name: self._few(data.images(name), name) for name in splits}
         transform = data.preprocess
         with evaluating(task):
-            features = {name: self._embed(trainer, task, images, transform) for name, images in sets.items()}
+            encoder = encoder_of(task)
+            encode = partial(image_features, encoder, feature=self.feature)
+            features = {
+                name: embed_images(trainer, task, encode, ImageExamples(images, transform), self.batch_size)
+                for name, images in sets.items()
+            }
         found = self._judge(features, split, len(sets["train"].classes))
         task.log_dict({f"{split}/{name}": value for name, value in found.items()}, on_step=False, on_epoch=True)
         if trainer.state.fn == "fit":
@@ -130,31 +136,6 @@ class Evaluate(Callback):
 
     def _few(self, images: ImageSet, split: str) -> ImageSet:
         return images if len(images) <= self.sizes[split] else few(images, self.sizes[split])
-
-    def _embed(
-        self, trainer: Trainer, task: LightningModule, images: ImageSet, transform: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """The features (N, D) of all images, in float32, and their labels (N,); each process embeds its share."""
-        rank, world = trainer.global_rank, trainer.world_size
-        # every process needs as many rows, and as many passes through a sharded model: the last ones come twice
-        share = -(-len(images) // world)
-        mine = [min(index * world + rank, len(images) - 1) for index in range(share)]
-        examples, encoder = ImageExamples(images, transform), encoder_of(task)
-        parts, labels = [], []
-        for start in range(0, share, self.batch_size):
-            batch = examples.__getitems__([(0, index) for index in mine[start : start + self.batch_size]])
-            with trainer.precision_plugin.forward_context():
-                x = image_features(encoder, batch["image"].to(task.device, task.dtype), self.feature)
-            parts.append(x.float())
-            if "label" in batch:  # of the image that was read, should it stand in for a broken one
-                labels.append(batch["label"].to(task.device))
-
-        def whole(mine: list[Tensor]) -> Tensor:
-            # rows of rank 0, then of rank 1, ...: image number i is row i // world of rank i % world
-            rows = gathered(torch.cat(mine)).unflatten(0, (world, share)).transpose(0, 1).flatten(0, 1)
-            return rows[: len(images)]
-
-        return whole(parts), whole(labels) if labels else None
 
     def _judge(self, features: dict[str, tuple[Tensor, Tensor | None]], split: str, classes: int) -> dict[str, float]:
         (x, known), (y, truth) = features["train"], features[split]
@@ -185,6 +166,43 @@ class Evaluate(Callback):
             "knn": {"k": self.k, "similarity": "cosine", "temperature": self.temperature},
             "probe": {"model": "logistic regression on standardised features, L-BFGS", "penalty": self.penalty},
         }
+
+
+def embed_images(
+    trainer: Trainer,
+    task: LightningModule,
+    encode: Callable[[Tensor], Tensor],
+    examples: ImageExamples,
+    batch_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the features (N, D) of all images, in float32, and their labels (N,); each process embeds its share.
+
+    Args:
+        trainer, task: whose device and precision are used.
+        encode: maps prepared images (B, C, H, W) to features (B, D).
+        examples: the images, prepared for evaluation.
+        batch_size: images that are embedded at once.
+    """
+    rank, world = trainer.global_rank, trainer.world_size
+    count = len(examples.images)
+    # every process needs as many rows, and as many passes through a sharded model: the last ones come twice
+    share = -(-count // world)
+    mine = [min(index * world + rank, count - 1) for index in range(share)]
+    parts, labels = [], []
+    for start in range(0, share, batch_size):
+        batch = examples.__getitems__([(0, index) for index in mine[start : start + batch_size]])
+        with trainer.precision_plugin.forward_context():
+            x = encode(batch["image"].to(task.device, task.dtype))
+        parts.append(x.float())
+        if "label" in batch:  # of the image that was read, should it stand in for a broken one
+            labels.append(batch["label"].to(task.device))
+
+    def whole(mine: list[Tensor]) -> Tensor:
+        # rows of rank 0, then of rank 1, ...: image number i is row i // world of rank i % world
+        rows = gathered(torch.cat(mine)).unflatten(0, (world, share)).transpose(0, 1).flatten(0, 1)
+        return rows[:count]
+
+    return whole(parts), whole(labels) if labels else None
 
 
 def encoder_of(task: Any) -> nn.Module:

@@ -1,0 +1,106 @@
+"""Contrastive training of two towers: CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343), LiT (arXiv:2111.07991)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from core.errors import InputError
+from core.train.adapt import Adapt
+from core.train.initial import Initial
+from core.train.optim import Optim
+from core.train.schedule import Schedule
+from core.train.task import Task
+from multimodal.losses import cached, info_nce, siglip
+from multimodal.two_towers import TwoTowers
+
+__all__ = ["Contrastive"]
+
+Batch = dict[str, Tensor]
+
+
+class Contrastive(Task):
+    """Pulls an image and its text together, and pushes the other pairs of the batch apart.
+
+    A model without a bias is trained by softmax over the batch (CLIP), one with a bias by a sigmoid for each pair
+    (SigLIP). The batch is that of all processes. LiT is ``adapt: core.train.adapt.Lock`` with ``parts: [image]``.
+
+    Logs ``train/loss`` and ``train/scale`` at each step, and ``loss`` of ``val`` and ``test``, whose value depends on
+    the batch size: compare runs by the evaluators' figures.
+
+    Args:
+        model: The towers.
+        cache: Pairs that are embedded at once; the batch may then be larger than memory (GradCache). None embeds all
+            at once, which is faster.
+        most: The largest factor of the cosines.
+        optim, schedule, ema, initial, adapt: See :class:`Task`. ``optim.parts`` may slow down a tower.
+    """
+
+    def __init__(
+        self,
+        model: TwoTowers,
+        cache: int | None = None,
+        most: float = 100.0,
+        optim: Optim = Optim(lr=5e-4, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6),
+        schedule: Schedule = Schedule(),
+        ema: float | None = None,
+        initial: Initial | None = None,
+        adapt: Adapt | None = None,
+    ) -> None:
+        super().__init__(model, optim, schedule, ema, initial, adapt)
+        if cache is not None and cache < 1:
+            raise InputError(f"cache {cache}: the number of pairs that are embedded at once must be at least 1")
+        self.cache = cache
+        self.most = most
+        self.means = torch.nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
+
+    def encoder(self) -> Any:
+        """The image tower."""
+        return self._towers().image
+
+    def forward(self, images: Tensor, ids: Tensor) -> Any:
+        """Embed images (B, C, H, W) and texts (B, L)."""
+        return self.model(images, ids)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        loss = self._loss(batch["image"], batch["text"], self.cache)
+        self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+        self.log("train/scale", self._towers().logit_scale.detach().exp(), on_step=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Keep the scale within its bounds."""
+        self._towers().clamp(self.most)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss of a batch."""
+        self._measure("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss of a batch."""
+        self._measure("test", batch)
+
+    def _measure(self, split: str, batch: Batch) -> None:
+        metric = self.means[split]
+        assert isinstance(metric, MeanMetric)
+        metric.update(self._loss(batch["image"], batch["text"], None), len(batch["image"]))
+        self.log(f"{split}/loss", metric, on_epoch=True, on_step=False, prog_bar=True)
+
+    def _loss(self, images: Tensor, ids: Tensor, cache: int | None) -> Tensor:
+        towers = self._towers()
+        if cache is None or not torch.is_grad_enabled():
+            pair = self.model(images, ids)
+            image, text = pair.image, pair.text
+        else:
+            parts = list(zip(images.split(cache), ids.split(cache), strict=True))
+            image, text = cached(lambda part: self.model(*part)[:2], parts, self.model.parameters())
+        scale = towers.logit_scale.exp()
+        if towers.logit_bias is None:
+            return info_nce(image, text, scale)
+        return siglip(image, text, scale, towers.logit_bias)
+
+    def _towers(self) -> TwoTowers:
+        assert isinstance(self.model, TwoTowers)
+        return self.model

@@ -1,0 +1,83 @@
+"""Images and texts for training and evaluation: a LightningDataModule over any format that ImageData reads."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.data.examples import ImageExamples, Transform
+from core.data.order import Key, keys
+from core.data.sets import ImageFormat, ImageSet
+from multimodal.captions import Captioner, Given
+from multimodal.find_tokenizer import open_tokenizer
+from multimodal.tokenizer import TextTokenizer
+from vision.tasks.data import ImageData
+
+__all__ = ["ImageTextData", "PairExamples"]
+
+
+class PairExamples(ImageExamples):
+    """Batches of transformed images and tokenised texts: those of :class:`ImageExamples` with ``text`` (B, context).
+
+    Args:
+        images: The set.
+        transform: Makes the tensor.
+        captions: Finds a text for each image.
+        tokenizer: Makes ids of it.
+        seed: Seed of the keys.
+    """
+
+    def __init__(
+        self, images: ImageSet, transform: Transform, captions: Captioner, tokenizer: TextTokenizer, seed: int = 0
+    ) -> None:
+        super().__init__(images, transform, seed)
+        self.captions = captions
+        self.tokenizer = tokenizer
+
+    def __getitems__(self, wanted: list[Key]) -> dict[str, Any]:
+        indices = np.array([index for _, index in wanted], np.int64)
+        images, taken = self.images.take(indices.tolist())
+        batch = self.made(images, taken, keys(self.seed, wanted[0][0], indices))
+        # a seed of its own: the choice of a text must not go with the augmentation of its image
+        texts = self.captions(images, taken, self.images, keys(self.seed + 1, wanted[0][0], indices))
+        return {**batch, "text": self.tokenizer(texts)}
+
+
+class ImageTextData(ImageData):
+    """A data set of images with texts.
+
+    Args:
+        root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few: See
+            :class:`vision.tasks.data.ImageData`.
+        captions: The texts; by default those that the data has.
+        tokenizer: ``clip``, a file of merges (``multimodal.bpe``), or the folder of a model.
+        context: Tokens of a text.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        preprocess: Transform,
+        format: ImageFormat | None = None,
+        augment: Transform | None = None,
+        captions: Captioner | None = None,
+        tokenizer: str = "clip",
+        context: int = 77,
+        batch_size: int = 128,
+        hold_out: float = 0.05,
+        workers: int | None = None,
+        seed: int | None = None,
+        skip_limit: int = 100,
+        few: int | None = None,
+    ) -> None:
+        super().__init__(root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few)
+        self.captions = captions or Given()
+        self.tokenizer_path = tokenizer
+        self.tokenizer = open_tokenizer(tokenizer, context)
+
+    def tokenizer_file(self) -> Path | None:
+        """The vocabulary's file, which a bundle of the model needs; None where CLIP's own serves."""
+        return None if self.tokenizer_path == "clip" else Path(self.tokenizer_path)
+
+    def _examples(self, images: ImageSet, transform: Transform) -> ImageExamples:
+        return PairExamples(images, transform, self.captions, self.tokenizer, self.seed)
