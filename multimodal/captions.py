@@ -37,12 +37,14 @@ class Given(Captioner):
         """See :class:`Captioner`.
 
         Raises:
-            InputError: If the data has no captions.
+            InputError: If the data has no captions, or one image has none.
         """
         if source.captions is None:
             raise InputError("the data has no captions: expected a column, a .txt or a .json with them")
         draws = uniforms(keys, 1)[:, 0]
         choices = [source.captions[number] for number in numbers]
+        if not all(choices):
+            raise InputError(f"{source.name(numbers[choices.index(())])}: has no caption, and other images have")
         return [texts[int(draw * len(texts))] for texts, draw in zip(choices, draws, strict=True)]
 
 

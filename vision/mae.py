@@ -62,6 +62,8 @@ class MAEConfig:
     def __post_init__(self) -> None:
         if self.encoder.classes or self.encoder.pool != "cls" or self.encoder.positions == "rotary":
             raise ValueError("the encoder of an MAE needs classes: 0, pool: cls, and positions in a table: sincos")
+        if self.encoder.stem != "patches":
+            raise ValueError("the encoder of an MAE needs stem: patches; convolutions would show it what is hidden")
         patches = self.encoder.grid[0] * self.encoder.grid[1]
         if not 0 < self.visible < patches:
             raise ValueError(f"mask {self.mask} must leave at least one of {patches} patches to see and one to guess")

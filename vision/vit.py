@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.nn import (
     Block,
+    ConvStem,
     Ctx,
     FixedPositions,
     GridRope,
@@ -33,7 +34,6 @@ from core.nn import (
     grid_coords,
     packed_tokens,
     patch_grid,
-    patchify,
     recomputed,
     resampled,
     sinusoids_2d,
@@ -53,6 +53,8 @@ class ViTConfig:
         image: (height, width) in pixels that positions are learned for; others are possible (:meth:`ViT.features`).
         patch: side of a square patch in pixels.
         patch_bias: whether the projection of the patches has a bias.
+        stem: how patches become tokens: each by itself (``"patches"``), or by convolutions (``"convolutions"``), which
+            learn faster from little data.
         channels: of the image.
         dim, depth, heads: width, number of blocks, number of heads.
         hidden: width of the feed-forward branch, default 4 * dim.
@@ -79,6 +81,7 @@ class ViTConfig:
     image: tuple[int, int] = (224, 224)
     patch: int = 16
     patch_bias: bool = True
+    stem: Literal["patches", "convolutions"] = "patches"
     channels: int = 3
     dim: int = 768
     depth: int = 12
@@ -105,6 +108,8 @@ class ViTConfig:
             raise ValueError(f"pool {self.pool!r} needs cls_token: true; without one choose 'mean' or 'map'")
         if self.pool == "distilled" and not self.distilled:
             raise ValueError("pool 'distilled' needs distilled: true")
+        if self.stem == "convolutions" and self.mask_token:
+            raise ValueError("convolutions show a masked patch to those around it: set mask_token to false")
         if not 0 <= self.drop_patches < 1:
             raise ValueError(f"drop_patches {self.drop_patches} must be in [0, 1)")
         patch_grid(self.image, (self.patch, self.patch))
@@ -137,7 +142,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         dim, eps = config.dim, config.eps
-        self.patch = PatchEmbed(config.channels, dim, (config.patch, config.patch), bias=config.patch_bias)
+        self.patch = _stem(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if config.cls_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if config.distilled else None
         self.registers = nn.Parameter(torch.empty(1, config.registers, dim)) if config.registers else None
@@ -169,7 +174,8 @@ class ViT(nn.Module):
         Args:
             images: whose sides are multiples of the patch.
             want: what to capture, e.g. ``{11: {"attn": True, "hidden": True}}``.
-            keep: (B, K) numbers of the patches that are looked at; the others are not even embedded.
+            keep: (B, K) numbers of the patches that are looked at; the others are not even embedded, but a
+                stem of convolutions sees them.
             masked: (B, patches) bool, True for the patches that are replaced by the mask token.
 
         Raises:
@@ -220,10 +226,7 @@ class ViT(nn.Module):
         grid = self.patch.grid(images)
         if keep is None and self.training and self.config.drop_patches > 0:
             keep = _some(len(images), grid, self.config.drop_patches, images.device)
-        x = patchify(images, self.patch.patch)
-        if keep is not None:
-            x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))  # (B, N, P) -> (B, K, P)
-        x = self.patch.proj(x)
+        x = self.patch(images, keep)
         if masked is not None:
             if self.mask_token is None:
                 raise ValueError("patches can't be masked without a mask token: set mask_token: true in the config")
@@ -273,6 +276,12 @@ def _some(count: int, grid: tuple[int, ...], rate: float, device: torch.device) 
     patches = grid[0] * grid[1]
     kept = max(1, round(patches * (1 - rate)))
     return torch.rand(count, patches, device=device).argsort(1)[:, :kept].sort(1).values
+
+
+def _stem(config: ViTConfig) -> PatchEmbed | ConvStem:
+    if config.stem == "convolutions":
+        return ConvStem(config.channels, config.dim, config.patch)
+    return PatchEmbed(config.channels, config.dim, (config.patch, config.patch), bias=config.patch_bias)
 
 
 def _block(config: ViTConfig, number: int) -> Block:

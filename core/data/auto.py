@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from core.data.coco import CocoCaptions, caption_files
 from core.data.idx import Idx
 from core.data.images import SUFFIXES, ImageFolder, class_folders, pictures
 from core.data.parquet import Parquet
@@ -25,10 +26,11 @@ class Auto(ImageFormat):
 def recognise(root: Path) -> ImageFormat:
     """The format of a data set: the first of these that fits.
 
-    1. IDX files; 2. tar shards; 3. parquet files; 4. a table (.csv, .tsv) with a column of paths; 5. two or more class
-    folders with pictures in them, and none beside them (in ``train``, if there is one); 6. pictures anywhere.
+    1. IDX files; 2. tar shards; 3. parquet files; 4. a table (.csv, .tsv) with a column of paths; 5. COCO's captions;
+    6. two or more class folders with pictures in them, and none beside them (in ``train``, if there is one);
+    7. pictures anywhere.
 
-    ``root`` may also be one tar, parquet or table file, or a pattern of tars (``train-{000..012}.tar``).
+    ``root`` may also be one tar, parquet, table or COCO file, or a pattern of tars (``train-{000..012}.tar``).
 
     Raises:
         InputError: If none fits.
@@ -39,9 +41,14 @@ def recognise(root: Path) -> ImageFormat:
     if not root.exists():
         raise InputError(f"{root}: no such folder; expected one with a data set of images")
     if root.is_file():
-        formats: dict[str, ImageFormat] = {".parquet": Parquet(), ".csv": Table(), ".tsv": Table()}
+        formats: dict[str, ImageFormat] = {
+            ".parquet": Parquet(),
+            ".csv": Table(),
+            ".tsv": Table(),
+            ".json": CocoCaptions(),
+        }
         if suffix not in formats:
-            raise InputError(f"{root}: a file; expected a folder, or a .tar, .parquet, .csv or .tsv file")
+            raise InputError(f"{root}: a file; expected a folder, or a .tar, .parquet, .csv, .tsv or .json file")
         return formats[suffix]
     if any(root.glob("*-idx[13]-ubyte*")):
         return Idx()
@@ -52,6 +59,8 @@ def recognise(root: Path) -> ImageFormat:
     tables = [path for ending in ("csv", "tsv") for path in sorted(root.glob(f"*.{ending}"))]
     if any(set(header(table)) & set(PATHS) for table in tables):
         return Table()
+    if caption_files(root):
+        return CocoCaptions()
     folder = next((root / name for name in SPLIT_NAMES["train"] if (root / name).is_dir()), root)
     beside = any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir())
     if not beside and sum(bool(pictures(folder / name)) for name in class_folders(folder)) >= 2:

@@ -1,4 +1,4 @@
-"""A Hugging Face dataset folder: pictures as bytes in parquet files, with their labels."""
+"""A Hugging Face dataset folder: pictures as bytes in parquet files, with their labels and captions."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from core.data.captions import CAPTIONS, gathered
 from core.data.images import read_image
 from core.data.labels import numbered
 from core.data.sets import ImageFormat, ImageSet, Split
@@ -104,18 +105,20 @@ class ParquetImages(ImageSet):
 
 
 class Parquet(ImageFormat):
-    """``data/train-00000-of-00002.parquet`` and its like: a column of pictures and perhaps one of labels.
+    """``data/train-00000-of-00002.parquet`` and its like: a column of pictures, perhaps one of labels, and one of
+    captions, a text or a list of texts.
 
     Which columns these are, and the names of the classes, is said by the files' metadata, ``dataset_info.json`` or the
-    head of ``README.md``, in this order; else by usual names (image, img, ...; label, labels, ...).
+    head of ``README.md``, in this order; else by usual names (image, img, ...; label, labels, ...; caption, text, ...).
 
     Args:
-        image, label: Names of the columns.
+        image, label, caption: Names of the columns.
     """
 
-    def __init__(self, image: str | None = None, label: str | None = None) -> None:
+    def __init__(self, image: str | None = None, label: str | None = None, caption: str | None = None) -> None:
         self.image = image
         self.label = label
+        self.caption = caption
 
     def open(self, root: Path, split: Split) -> ParquetImages | None:
         if not root.exists():
@@ -137,7 +140,11 @@ class Parquet(ImageFormat):
             values = _cells(files[split], label)
             train = values if split == "train" else _cells(files.get("train", files[split]), label)
             labels, classes = _numbers(values, train, (features.get(label) or {}).get("names"), str(root))
-        return ParquetImages(root if root.is_dir() else root.parent, files[split], image, labels, classes)
+        found = ParquetImages(root if root.is_dir() else root.parent, files[split], image, labels, classes)
+        caption = self._pick(self.caption, schema.names, "Caption", CAPTIONS, features)
+        if caption is not None:
+            found.captions = gathered(_cells(files[split], caption))
+        return found
 
     @staticmethod
     def _pick(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from core.data.captions import CAPTIONS, gathered, texts
 from core.data.images import SUFFIXES, read_image
 from core.data.labels import numbered
 from core.data.sets import ImageFormat, ImageSet, Split
@@ -26,9 +27,9 @@ from core.errors import InputError
 
 __all__ = ["ShardImages", "Shards", "expand_braces"]
 
-_VERSION = 1
+_VERSION = 2
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "class_name")
-_LONGEST_LABEL = 1 << 20  # bytes of a .json or .cls member
+_LONGEST = 1 << 20  # bytes of a .json, .cls or .txt member
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class _Sample:
     offset: int
     size: int
     label: str | None
+    captions: tuple[str, ...] = ()
 
 
 class ShardImages(ImageSet):
@@ -54,6 +56,7 @@ class ShardImages(ImageSet):
         names = [sample.label for sample in samples if sample.label is not None]
         if known is not None and len(names) == len(samples):
             self.labels, self.classes = numbered(names, known, str(samples[0].tar.parent))
+        self.captions = gathered([sample.captions for sample in samples])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -80,7 +83,8 @@ class Shards(ImageFormat):
 
     ``root`` may also be one tar file or a pattern of them, ``FOLDER/train-{000..012}.tar`` or ``FOLDER/*.tar``: all are
     for training then. Labels are numbers or names in ``.cls`` or ``.json`` (a key ``label``, ``cls``,
-    ``class``, ...). Each tar is indexed once; the index is kept beside it, or else in the user's cache folder.
+    ``class``, ...), captions texts in ``.txt`` or ``.json`` (``caption``, ``text``, ...). Each tar is indexed once; the
+    index is kept beside it, or else in the user's cache folder.
     """
 
     def open(self, root: Path, split: Split) -> ShardImages | None:
@@ -131,8 +135,11 @@ def _samples(tars: list[Path]) -> list[_Sample]:
     return [_Sample(tar, *row) for tar in tars for row in _index(tar)]
 
 
-def _index(tar: Path) -> list[tuple[str, int, int, str | None]]:
-    """(key, offset, size, label) of each picture in a tar, from a kept index if it is of this very file."""
+_Row = tuple[str, int, int, str | None, tuple[str, ...]]
+
+
+def _index(tar: Path) -> list[_Row]:
+    """(key, offset, size, label, captions) of each picture in a tar, from a kept index if it is of this very file."""
     state = tar.stat()
     stamp = [_VERSION, state.st_size, state.st_mtime_ns]
     places = [tar.with_name(f".{tar.name}.index.json"), _cache(tar)]
@@ -140,8 +147,10 @@ def _index(tar: Path) -> list[tuple[str, int, int, str | None]]:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads(place.read_text(encoding="utf-8"))
             if kept["stamp"] == stamp:
-                rows = [(str(key), int(offset), int(size), label) for key, offset, size, label in kept["rows"]]
-                if all(offset >= 0 and 0 <= size <= state.st_size for _, offset, size, _ in rows):
+                rows = [
+                    (str(key), int(at), int(size), label, texts(said)) for key, at, size, label, said in kept["rows"]
+                ]
+                if all(at >= 0 and 0 <= size <= state.st_size for _, at, size, _, _ in rows):
                     return rows
     rows = _scan(tar)
     text = json.dumps({"stamp": stamp, "rows": rows})
@@ -152,9 +161,10 @@ def _index(tar: Path) -> list[tuple[str, int, int, str | None]]:
     return rows
 
 
-def _scan(tar: Path) -> list[tuple[str, int, int, str | None]]:
+def _scan(tar: Path) -> list[_Row]:
     pictures: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
+    captions: dict[str, tuple[str, ...]] = {}
     length = tar.stat().st_size
     try:
         with tarfile.open(tar, "r:") as file:
@@ -170,27 +180,33 @@ def _scan(tar: Path) -> list[tuple[str, int, int, str | None]]:
                 key, ending = f"{folder}/{stem}" if folder else stem, ending.lower()
                 if f".{ending}" in SUFFIXES:
                     pictures.setdefault(key, (member.offset_data, member.size))
-                elif ending in ("cls", "json") and member.size <= _LONGEST_LABEL:
+                elif ending in ("cls", "json", "txt") and member.size <= _LONGEST:
                     content = file.extractfile(member)
-                    label = _label(content.read() if content else b"", ending, f"{tar}: {member.name}")
+                    label, said = _told(content.read() if content else b"", ending, f"{tar}: {member.name}")
                     if label is not None and (ending == "cls" or key not in labels):
                         labels[key] = label
+                    if said and (ending == "txt" or key not in captions):
+                        captions[key] = said
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{tar}: not a plain tar file, or damaged ({error}); fetch it again, unpack .gz") from error
-    return [(key, offset, size, labels.get(key)) for key, (offset, size) in pictures.items()]
+    return [(key, at, size, labels.get(key), captions.get(key, ())) for key, (at, size) in pictures.items()]
 
 
-def _label(content: bytes, ending: str, name: str) -> str | None:
+def _told(content: bytes, ending: str, name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The label and the captions that a member gives."""
     try:
         text = content.decode("utf-8").strip()
         if ending == "cls":
-            return text
+            return text, ()
+        if ending == "txt":
+            return None, texts(text)
         found = json.loads(text)
     except ValueError as error:
         raise InputError(f"{name}: not text or JSON ({error})") from error
     if not isinstance(found, dict):
-        return str(found) if isinstance(found, int | str) else None
-    return next((str(found[key]) for key in _LABEL_KEYS if isinstance(found.get(key), int | str)), None)
+        return (str(found), ()) if isinstance(found, int | str) else (None, ())
+    label = next((str(found[key]) for key in _LABEL_KEYS if isinstance(found.get(key), int | str)), None)
+    return label, next((texts(found[key]) for key in CAPTIONS if texts(found.get(key))), ())
 
 
 def _cache(tar: Path) -> Path:

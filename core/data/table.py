@@ -1,8 +1,10 @@
-"""A table of pictures: CSV or TSV with a column of paths and, if there are labels, one of classes."""
+"""A table of pictures: CSV or TSV with a column of paths, and perhaps one of classes and one of captions."""
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
+from core.data.captions import CAPTIONS, gathered
 from core.data.images import FolderImages
 from core.data.labels import numbered
 from core.data.sets import ImageFormat, Split
@@ -16,21 +18,29 @@ _LABELS = ("label", "class", "target", "category", "class_name")
 _LIMIT = 1 << 20  # characters of a cell; csv's own limit is smaller than some captions
 
 
+class _Row(NamedTuple):
+    path: Path
+    label: str | None
+    split: str | None
+    caption: str | None
+
+
 class Table(ImageFormat):
     """``train.csv``, ``val.csv`` and ``test.csv``, or one table, perhaps with a column ``split``; ``.tsv`` likewise.
 
     The first line names the columns. Paths are relative to the table's folder. Classes are names or numbers, those of
-    training for every split.
+    training for every split. A picture with several captions has several rows.
 
     Args:
-        path, label: Names of the columns; by default the first of the usual names (path, file, ... and label, class,
-            ...) that is there.
+        path, label, caption: Names of the columns; by default the first of the usual names (path, file, ...; label,
+            class, ...; caption, text, ...) that is there.
     """
 
-    def __init__(self, path: str | None = None, label: str | None = None) -> None:
+    def __init__(self, path: str | None = None, label: str | None = None, caption: str | None = None) -> None:
         self.paths = (path,) if path else PATHS
         self.labels = (label,) if label else _LABELS
-        self.explicit = label is not None
+        self.captions = (caption,) if caption else CAPTIONS
+        self.explicit = {"label": label is not None, "caption": caption is not None}
 
     def open(self, root: Path, split: Split) -> FolderImages | None:
         if not root.exists():
@@ -45,41 +55,50 @@ class Table(ImageFormat):
                 return None
             raise InputError(f"{root}: the table has no rows for {split}")
         folder = root if root.is_dir() else root.parent
-        paths = [path for path, _ in rows]
-        names = [label for _, label in rows]
-        if split == "predict" or any(name is None for name in names):
-            return FolderImages(folder, paths, None, [])
-        known = [label for _, label in train or rows if label is not None]
-        labels, classes = numbered([name for name in names if name is not None], known, str(root))
-        return FolderImages(folder, paths, labels, classes)
+        if split == "predict" or any(row.label is None for row in rows):
+            found = FolderImages(folder, [row.path for row in rows], None, [])
+        else:
+            known = [row.label for row in train or rows if row.label is not None]
+            labels, classes = numbered([row.label or "" for row in rows], known, str(root))
+            found = FolderImages(folder, [row.path for row in rows], labels, classes)
+        found.captions = gathered([row.caption for row in rows])
+        return found
 
-    def _rows(self, tables: dict[Split, list[Path]], split: Split) -> list[tuple[Path, str | None]]:
-        """(path, label) of each row of a split, whether files or a column tell the split."""
+    def _rows(self, tables: dict[Split, list[Path]], split: Split) -> list[_Row]:
+        """The rows of a split, whether files or a column tell the split."""
         everything = {path: None for files in tables.values() for path in files}
-        rows = [(table, *row) for table in everything for row in self._read(table)]
-        if any(row[3] for row in rows):
-            told = [(path, label, named_split(word or "")) for _, path, label, word in rows]
-            wanted = "test" if split == "predict" and any(row[2] == "test" for row in told) else split
-            return [(path, label) for path, label, its in told if wanted in ("predict", its)]
-        return [(path, label) for table, path, label, _ in rows if table in tables.get(split, [])]
+        rows = [(table, row) for table in everything for row in self._read(table)]
+        if any(row.split for _, row in rows):
+            told = [(row, named_split(row.split or "")) for _, row in rows]
+            wanted = "test" if split == "predict" and any(its == "test" for _, its in told) else split
+            return [row for row, its in told if wanted in ("predict", its)]
+        return [row for table, row in rows if table in tables.get(split, [])]
 
-    def _read(self, table: Path) -> list[tuple[Path, str | None, str | None]]:
+    def _read(self, table: Path) -> list[_Row]:
         columns = header(table)
-        path = next((columns[name] for name in self.paths if name in columns), None)
-        label = next((columns[name] for name in self.labels if name in columns), None)
-        if path is None or (label is None and self.explicit):
-            wanted = self.paths if path is None else self.labels
-            raise InputError(f"{table}: has the columns {', '.join(columns)}; expected {' or '.join(wanted)}")
+        path = self._column(table, columns, self.paths, True)
+        label = self._column(table, columns, self.labels, self.explicit["label"])
+        caption = self._column(table, columns, self.captions, self.explicit["caption"])
+        assert path is not None
         rows = []
         for number, row in enumerate(_lines(table)[1:], 2):
             if not row:
                 continue
             if len(row) != len(columns):
                 raise InputError(f"{table}: line {number} has {len(row)} cells, the header {len(columns)}")
-            its_label = None if label is None else row[label].strip()
-            word = row[columns["split"]].strip() if "split" in columns else None
-            rows.append((table.parent / row[path], its_label or None, word))
+            its_label, its_split, its_caption = (
+                None if place is None else row[place].strip() or None
+                for place in (label, columns.get("split"), caption)
+            )
+            rows.append(_Row(table.parent / row[path], its_label, its_split, its_caption))
         return rows
+
+    @staticmethod
+    def _column(table: Path, columns: dict[str, int], names: tuple[str, ...], needed: bool) -> int | None:
+        found = next((columns[name] for name in names if name in columns), None)
+        if found is None and needed:
+            raise InputError(f"{table}: has the columns {', '.join(columns)}; expected {' or '.join(names)}")
+        return found
 
 
 def header(table: Path) -> dict[str, int]:

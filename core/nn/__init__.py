@@ -47,6 +47,7 @@ from .position import (
     sinusoids_2d,
     yarn,
 )
+from .stem import ConvStem
 from .window import RollThenPad, Windowed
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Cache",
     "Causal",
     "ContinuousBias",
+    "ConvStem",
     "CrossAttention",
     "Ctx",
     "Dense",

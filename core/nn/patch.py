@@ -71,9 +71,12 @@ class PatchEmbed(nn.Module):
         self.patch = patch
         self.proj = nn.Linear(channels * math.prod(patch), dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed (B, C, *size) -> (B, number of patches, dim)."""
-        return self.proj(patchify(x, self.patch))
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embed (B, C, *size) -> (B, number of patches, dim), or only those (B, K) that are kept -> (B, K, dim)."""
+        patches = patchify(x, self.patch)
+        if keep is not None:
+            patches = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))  # (B, N, P) -> (B, K, P)
+        return self.proj(patches)
 
     def grid(self, x: Tensor) -> tuple[int, ...]:
         """Return how many patches lie along each axis of x (B, C, *size)."""

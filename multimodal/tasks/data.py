@@ -1,5 +1,6 @@
 """Images and texts for training and evaluation: a LightningDataModule over any format that ImageData reads."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from core.data.examples import ImageExamples, Transform
 from core.data.order import Key, keys
-from core.data.sets import ImageFormat, ImageSet
+from core.data.sets import ImageFormat, ImageSet, Part
+from core.data.skip import Skipping
 from multimodal.captions import Captioner, Given
 from multimodal.find_tokenizer import open_tokenizer
 from multimodal.tokenizer import TextTokenizer
@@ -46,6 +48,8 @@ class PairExamples(ImageExamples):
 class ImageTextData(ImageData):
     """A data set of images with texts.
 
+    Where some images have captions and others don't, those without are left out of training and validation.
+
     Args:
         root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few: See
             :class:`vision.tasks.data.ImageData`.
@@ -78,6 +82,13 @@ class ImageTextData(ImageData):
     def tokenizer_file(self) -> Path | None:
         """The vocabulary's file, which a bundle of the model needs; None where CLIP's own serves."""
         return None if self.tokenizer_path == "clip" else Path(self.tokenizer_path)
+
+    def _skipping(self, images: ImageSet) -> Skipping:
+        if isinstance(self.captions, Given) and images.captions is not None and not all(images.captions):
+            said = np.array([bool(texts) for texts in images.captions])
+            warnings.warn(f"{np.count_nonzero(~said)} of {len(said)} images have no caption: left out", stacklevel=2)
+            images = Part(images, np.flatnonzero(said))
+        return super()._skipping(images)
 
     def _examples(self, images: ImageSet, transform: Transform) -> ImageExamples:
         return PairExamples(images, transform, self.captions, self.tokenizer, self.seed)
