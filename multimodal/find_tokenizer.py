@@ -9,10 +9,11 @@ from core.weights.files import read_json, section
 from multimodal.clean import CLEANERS, Cleaner, canonicalize, lower_only
 from multimodal.tokenizer import ClipTokenizer, SiglipTokenizer, TextTokenizer
 
-__all__ = ["open_tokenizer", "tokenizer_for"]
+__all__ = ["open_tokenizer", "tokenizer_files", "tokenizer_for"]
 
 CLIP_VOCAB = 49_408
 MERGES = "merges.txt"
+_FILES = ("open_clip_config.json", "tokenizer_config.json", "tokenizer.json", "vocab.json", MERGES)
 _SIGLIP = {"SiglipTokenizer", "T5Tokenizer"}
 _SIGLIP2 = {"Siglip2Tokenizer", "GemmaTokenizer"}
 
@@ -52,7 +53,22 @@ def open_tokenizer(name: str, context: int) -> TextTokenizer:
     if name == "clip":
         return ClipTokenizer(context)
     path = Path(name).expanduser()
+    if not path.exists():
+        raise InputError(f"no tokenizer {name!r} here: expected clip, a file of merges, or the folder of a model")
     return ClipTokenizer.from_file(path, context) if path.is_file() else tokenizer_for(path, context=context)
+
+
+def tokenizer_files(name: str) -> dict[str, Path]:
+    """The files of a tokenizer that a copy of the model needs beside it, by the names that they have there.
+
+    Args:
+        name: as of :func:`open_tokenizer`, or a file of weights: then what lies beside it.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".txt":
+        return {MERGES: path}
+    folder = path if path.is_dir() else path.parent
+    return {} if name == "clip" else {file: folder / file for file in _FILES if (folder / file).is_file()}
 
 
 def _from_folder(folder: Path, vocab: int | None, context: int | None) -> TextTokenizer:

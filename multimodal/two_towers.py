@@ -48,6 +48,16 @@ class TwoTowersConfig:
         return self.image.dim if isinstance(self.image, ViTConfig) else self.image.width
 
     @property
+    def vocab(self) -> int:
+        """Size of the vocabulary."""
+        return self.text.vocab
+
+    @property
+    def context(self) -> int:
+        """Tokens of a text."""
+        return self.text.context
+
+    @property
     def embed(self) -> int:
         """Width of the common space."""
         return self.text.dim if self.text.embed is None else self.text.embed

@@ -3,11 +3,32 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors import InputError
 
-__all__ = ["find_towers", "is_towers", "open_towers"]
+__all__ = ["DEFAULT", "Towers", "find_towers", "is_towers", "open_towers"]
+
+DEFAULT = Path(__file__).parents[1] / "assets" / "clip_fashion_mnist"
+"""The model of a checkout of this repository: pictures of clothes and words about them."""
+
+
+class Towers(NamedTuple):
+    """A two-tower model and what it needs.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: a `multimodal.tokenizer.TextTokenizer`.
+        prepare: of its pictures, a `vision.preprocess.Preparation`.
+        tokenizer_files: that the tokenizer was read from, by the names that a bundle gives them.
+        origin: a `vision.checkpoints.Origin`.
+    """
+
+    model: Any
+    tokenizer: Any
+    prepare: Any
+    tokenizer_files: dict[str, Path]
+    origin: Any
 
 
 def find_towers(source: str) -> Path:
@@ -45,21 +66,31 @@ def is_towers(source: str) -> bool:
             return False
         path = find_towers(source)
     if path.suffix == ".ckpt":
-        return False
+        from multimodal.tasks.trained import trained_towers  # whoever reads published weights must not load a trainer
+
+        return trained_towers(path)
     if is_bundle(path):
         return read_bundle(path).model.startswith("multimodal.")
     return any("token_embedding." in name for name in read(path).tensors)
 
 
-def open_towers(source: str) -> tuple[Any, Any, Any]:
-    """The model in evaluation mode, its `TextTokenizer`, and its `vision.preprocess.Preparation`."""
-    from multimodal.find_tokenizer import tokenizer_for
+def open_towers(source: str) -> Towers:
+    """The two-tower model that `find_towers` finds, a ``.ckpt`` of `sensorium fit` included."""
+    from multimodal.find_tokenizer import open_tokenizer, tokenizer_files, tokenizer_for
     from multimodal.preparation import preparation_for
 
     path = find_towers(source)
-    model, origin = _load(path)
-    text = model.text.config
-    return model, tokenizer_for(path, text.vocab, text.context), preparation_for(model, origin)
+    if path.suffix == ".ckpt":
+        from multimodal.tasks.trained import load_trained_towers
+
+        model, name, origin = load_trained_towers(path)
+        tokenizer: Any = open_tokenizer(name, model.config.context)
+        files = tokenizer_files(name)
+    else:
+        model, origin = _load(path)
+        tokenizer = tokenizer_for(path, model.config.vocab, model.config.context)
+        files = tokenizer_files(str(path))
+    return Towers(model, tokenizer, preparation_for(model, origin), files, origin)
 
 
 def _load(path: Path) -> tuple[Any, Any]:

@@ -73,8 +73,9 @@ def preparation(image: tuple[int, int], channels: int, said: Mapping[str, Any]) 
     Args:
         image: (height, width) that it takes.
         channels: that it takes.
-        said: by timm (``pretrained_cfg``), Hugging Face (``preprocessor_config.json``) or a recipe of ours (a transform
-            with ``class_path``); where nothing is said, timm's way with ImageNet's mean and deviation.
+        said: by timm (``pretrained_cfg``), Hugging Face (``preprocessor_config.json``), a recipe of ours (a transform
+            with ``class_path``) or a bundle of ours (the fields of a :class:`Preparation`); where nothing is said,
+            timm's way with ImageNet's mean and deviation.
 
     Raises:
         InputError: if what is said can't be followed.
@@ -82,6 +83,9 @@ def preparation(image: tuple[int, int], channels: int, said: Mapping[str, Any]) 
     try:
         if "class_path" in said:
             return _ours(image, said)
+        if "shorter" in said:
+            shape, mean, std = (tuple(said[name]) for name in ("size", "mean", "std"))
+            return Preparation((shape[0], shape[1]), said["shorter"], said["method"], mean, std)
         if "image_mean" in said or "image_processor_type" in said or "do_resize" in said:
             return _hugging_face(image, said)
         return _timm(image, channels, said)

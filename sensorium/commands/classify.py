@@ -102,7 +102,7 @@ def _classifier(model: str, labels: tuple[str, ...], sentences: tuple[str, ...],
     from sensorium.progress import progress_bar
     from sensorium.towers import open_towers
 
-    towers, tokenizer, prepare = open_towers(model)
+    towers, tokenizer, prepare, *_ = open_towers(model)
     texts = {sentence.replace("{}", label): label for label in labels for sentence in sentences}
     cut = {list(texts.values())[index]: None for index in tokenizer.too_long(list(texts))}
     for label in cut:

@@ -106,7 +106,7 @@ def _embed_texts(file: Path, model: str, out: Path, precision: Any) -> None:
     lines = read_lines(file)
     if not is_towers(model):
         raise InputError(f"{model} reads no texts: expected a CLIP or SigLIP")
-    towers, tokenizer, _ = open_towers(model)
+    towers, tokenizer, *_ = open_towers(model)
     for index in tokenizer.too_long(lines):
         print(f"warning: {lines[index][:60]!r}... is longer than {tokenizer.context} tokens: cut", file=sys.stderr)
     quick: Any = fast(towers.to("cuda" if torch.cuda.is_available() else "cpu"), precision)
@@ -133,7 +133,7 @@ def _embedder(model: str, feature: Any, batch_size: int, precision: Any) -> "Emb
     if is_towers(model):
         if feature != "pooled":
             raise InputError(f"{model} embeds pictures and texts into one space: leave out --feature {feature}")
-        towers, _, prepare = open_towers(model)
+        towers, _, prepare, *_ = open_towers(model)
         quick: Any = fast(towers.to(device), precision)
         return Embedder(quick.encode_image, towers.config.embed, prepare, batch_size, device, _dtype(quick))
     encoder, prepare, _ = open_encoder(model)

@@ -9,11 +9,14 @@ from core.errors import InputError
 
 __all__ = ["export"]
 
-Format = Literal["bundle", "timm", "huggingface", "huggingface-bare", "meta", "onnx"]
+Format = Literal["bundle", "timm", "huggingface", "huggingface-bare", "meta", "onnx", "open_clip", "openai"]
+TOWERS = ("bundle", "huggingface", "open_clip", "openai")  # what a two-tower model can be written as
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="image encoder: bundle, .ckpt of sensorium fit, weights of others")],
+    model: Annotated[
+        Path, typer.Argument(help="image encoder, CLIP or SigLIP: bundle, .ckpt of sensorium fit, weights of others")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; for a bundle, the folder")],
     format: Annotated[
         Format | None,
@@ -24,7 +27,10 @@ def export(
         typer.Option("--precision", "-p", help="of safetensors; by default as the weights came"),
     ] = None,
 ) -> None:
-    """Write an image encoder as a bundle, as safetensors with the names of timm, Hugging Face or Meta, or as ONNX.
+    """Write a model as a bundle, as safetensors with the names that others use, or as ONNX.
+
+    Image encoders have names of timm, Hugging Face and Meta, CLIP and SigLIP those of open_clip, Hugging Face and
+    OpenAI. A bundle of a CLIP or SigLIP holds its tokenizer too.
 
     What was written is read again (ONNX: run) and compared with the model before the command ends.
 
@@ -35,15 +41,25 @@ def export(
     sensorium export my_encoder -f timm -o model.safetensors
 
     sensorium export my_encoder -o encoder.onnx
+
+    sensorium export runs/clip/last.ckpt -o my_clip/ --precision float16
     """
     from core.weights.files import replacing
     from sensorium.encoders import load_any
+    from sensorium.towers import is_towers
 
     kind: Format = format or ("onnx" if output.suffix == ".onnx" else "bundle")
     if format is None and output.suffix == ".safetensors":
-        raise InputError("safetensors may have the names of several: choose with --format timm, huggingface or meta")
+        raise InputError(
+            "safetensors may have the names of several: choose with --format timm, huggingface, open_clip, ..."
+        )
     if output.is_dir() and kind != "bundle":
         raise InputError(f"{output} is a folder: name the file to write")
+    if is_towers(str(model)):
+        _export_towers(model, output, kind, precision)
+        return
+    if kind in ("open_clip", "openai"):
+        raise InputError(f"{model} reads no texts, and {kind} has names for CLIP and SigLIP only")
     encoder, origin = load_any(model)
     if kind == "onnx":
         from core.weights.onnx import write_onnx
@@ -51,7 +67,9 @@ def export(
         gap = write_onnx(encoder, _example(encoder), output, names=("images", "output"))
         print(f"{output}: ONNX Runtime's results differ by {gap:.1e} at most")
     elif kind == "bundle":
-        _write_bundle(encoder, origin, output)
+        from sensorium.bundles import write_encoder_bundle
+
+        write_encoder_bundle(encoder, origin, output, precision)
         print(f"{output}: a bundle; sensorium.load({str(output)!r}) opens it")
     else:
         with replacing(output) as draft:
@@ -67,15 +85,50 @@ def _example(encoder: Any) -> Any:
     return torch.randn(2, config.channels, *config.image, generator=torch.Generator().manual_seed(0))
 
 
-def _write_bundle(encoder: Any, origin: Any, folder: Path) -> None:
-    from dataclasses import asdict
+def _export_towers(model: Path, output: Path, kind: str, precision: str | None) -> None:
+    """Write a two-tower model, read it again, and see that it embeds as before."""
+    import torch
 
-    from core.weights import Bundle, save_bundle
+    from core.weights.files import replacing
+    from sensorium.bundles import write_towers_bundle
+    from sensorium.towers import open_towers
 
-    source = origin.source
-    name = f"vision.{type(encoder).__name__}"
-    said = Bundle(name, asdict(encoder.config), preprocessing=origin.preprocessing, labels=origin.labels, source=source)
-    save_bundle(folder, encoder, said)
+    if kind not in TOWERS:
+        raise InputError(f"a model of images and texts can't be written as {kind}: choose one of {', '.join(TOWERS)}")
+    towers = open_towers(str(model))
+    if kind == "bundle":
+        write_towers_bundle(towers, output, precision)
+        again = open_towers(str(output))
+        texts = ["a cat", "a photo of two dogs, and a bird"]
+        with torch.no_grad():
+            expected = towers.model.encode_text(towers.tokenizer(texts))
+            gap = float((again.model.encode_text(again.tokenizer(texts)) - expected).abs().max())
+        print(
+            f"{output}: a bundle with {len(towers.tokenizer_files)} files of its tokenizer; texts differ by {gap:.1e}"
+        )
+        return
+    with replacing(output) as draft:
+        _write_towers(towers, draft, kind, precision)
+    print(f"{output}: safetensors with the names of {kind}")
+
+
+def _write_towers(towers: Any, path: Path, layout: str, precision: str | None) -> None:
+    import torch
+
+    from multimodal.coca import CoCa
+    from multimodal.coca_weights import export_coca
+    from multimodal.weights import export_two_towers
+
+    model, source = towers.model, towers.origin.source
+    kept = source if source is not None and source.table.startswith(layout) and not precision else None
+    if precision is not None:
+        model = model.to(getattr(torch, precision))
+    if not isinstance(model, CoCa):
+        export_two_towers(model, path, kept, layout)
+    elif layout == "open_clip":
+        export_coca(model, path, kept)
+    else:
+        raise InputError(f"a CoCa has no names of {layout}: open_clip has them")
 
 
 def _write(encoder: Any, origin: Any, path: Path, layout: str, precision: str | None) -> None:

@@ -75,7 +75,7 @@ def _embedded(query: str, model: str) -> Any:
         raise InputError("the query is empty: expected words, or a picture's file")
     path = Path(query).expanduser()
     if is_towers(model):
-        towers, tokenizer, prepare = open_towers(model)
+        towers, tokenizer, prepare, *_ = open_towers(model)
         if not path.is_file():
             return text_embeddings(towers, tokenizer, [query]).numpy()
         with torch.inference_mode():

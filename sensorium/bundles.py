@@ -1,0 +1,48 @@
+"""Bundles of what was trained or loaded: everything that the model needs, in one folder."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_encoder_bundle", "write_towers_bundle"]
+
+
+def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str | None = None) -> None:
+    """Write an image encoder with what its `Origin` says of labels and preparation."""
+    from core.weights import Bundle
+
+    said = Bundle(
+        f"vision.{type(encoder).__name__}",
+        asdict(encoder.config),
+        preprocessing=origin.preprocessing,
+        labels=origin.labels,
+        source=origin.source,
+    )
+    _save(folder, encoder, said, {}, precision)
+
+
+def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None) -> None:
+    """Write a two-tower model (`sensorium.towers.Towers`) with its tokenizer and the preparation of its pictures."""
+    from core.weights import Bundle
+
+    said = Bundle(
+        f"multimodal.{type(towers.model).__name__}",
+        asdict(towers.model.config),
+        preprocessing=asdict(towers.prepare),
+        tokenizer={"files": sorted(towers.tokenizer_files)},
+        source=towers.origin.source,
+    )
+    _save(folder, towers.model, said, towers.tokenizer_files, precision)
+
+
+def _save(folder: Path, model: Any, said: Any, files: dict[str, Path], precision: str | None) -> None:
+    import torch
+
+    from core.weights import save_bundle
+
+    if precision is not None:
+        model = model.to(getattr(torch, precision))
+    try:
+        save_bundle(folder, model, said, files)
+    finally:
+        model.float()
