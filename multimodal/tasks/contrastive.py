@@ -12,6 +12,7 @@ from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from core.train.task import Task
+from multimodal.coca import CoCa
 from multimodal.losses import cached, info_nce, siglip
 from multimodal.two_towers import TwoTowers
 
@@ -39,7 +40,7 @@ class Contrastive(Task):
 
     def __init__(
         self,
-        model: TwoTowers,
+        model: TwoTowers | CoCa,
         cache: int | None = None,
         most: float = 100.0,
         optim: Optim = Optim(lr=5e-4, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6),
@@ -57,7 +58,8 @@ class Contrastive(Task):
 
     def encoder(self) -> Any:
         """The image tower."""
-        return self._towers().image
+        image = self._towers().image
+        return getattr(image, "tower", image)  # CoCa's is within what pools it
 
     def forward(self, images: Tensor, ids: Tensor) -> Any:
         """Embed images (B, C, H, W) and texts (B, L)."""
@@ -101,6 +103,6 @@ class Contrastive(Task):
             return info_nce(image, text, scale)
         return siglip(image, text, scale, towers.logit_bias)
 
-    def _towers(self) -> TwoTowers:
-        assert isinstance(self.model, TwoTowers)
+    def _towers(self) -> TwoTowers | CoCa:
+        assert isinstance(self.model, TwoTowers | CoCa)
         return self.model
