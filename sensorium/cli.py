@@ -12,6 +12,7 @@ from sensorium.commands.classify import classify
 from sensorium.commands.embed import embed
 from sensorium.commands.explain import explain
 from sensorium.commands.export import export
+from sensorium.commands.interpolate import interpolate
 from sensorium.commands.models import models
 from sensorium.commands.search import search
 from sensorium.commands.train import TRAINER_COMMANDS, trainer_command
@@ -44,6 +45,7 @@ for _name, _help in TRAINER_COMMANDS.items():
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
     )(trainer_command)
 app.command()(export)
+app.command()(interpolate)
 app.command()(models)
 app.command()(version)
 
