@@ -1,10 +1,12 @@
 """Tensors of all processes of a run; with one process, the tensor itself."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gathered", "summed", "world_size"]
+__all__ = ["gathered", "gathered_items", "summed", "world_size"]
 
 
 def world_size() -> int:
@@ -36,3 +38,15 @@ def gathered(x: Tensor) -> Tensor:
     mine = x.detach() + world * (x - x.detach())
     parts[dist.get_rank()] = mine
     return torch.cat(parts)
+
+
+def gathered_items(mine: list[Any]) -> list[Any]:
+    """The items of all processes, in the order of their ranks; each may have any number of them.
+
+    They travel pickled, so tensors should be on the CPU.
+    """
+    if world_size() == 1:
+        return mine
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]

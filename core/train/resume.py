@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from core.data.loader import TrainLoader
 from core.data.order import keys
+from core.train.processes import gathered_items
 
 __all__ = ["Resume", "random_state", "set_random_state"]
 
@@ -42,7 +42,7 @@ class Resume(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the random states by rank and the position in the data; every rank takes part."""
         positions = [loader.state_dict() for loader in _loaders(trainer)]
-        checkpoint["resume"] = {"random": _gather(random_state()), "data": positions}
+        checkpoint["resume"] = {"random": gathered_items([random_state()]), "data": positions}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what was stored until the training starts."""
@@ -108,15 +108,6 @@ def set_random_state(state: State) -> None:
 def _numpy_state(generator: np.random.RandomState) -> list[Any]:
     name, words, position, has_gauss, gauss = generator.get_state()
     return [name, [int(word) for word in words], position, has_gauss, gauss]
-
-
-def _gather(state: State) -> list[State]:
-    """The states of all ranks, by rank; every rank takes part."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [state]
-    states: list[State] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(states, state)
-    return states
 
 
 def _loaders(trainer: Trainer) -> list[TrainLoader]:

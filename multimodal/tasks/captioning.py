@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from core.errors import InputError
 from core.train.adapt import Adapt
@@ -11,7 +12,7 @@ from core.train.optim import Optim
 from core.train.schedule import Schedule
 from multimodal.coca import CoCa
 from multimodal.losses import captioning, info_nce
-from multimodal.tasks.contrastive import Contrastive
+from multimodal.tasks.contrastive import Batch, Contrastive
 
 __all__ = ["Captioning"]
 
@@ -41,10 +42,24 @@ class Captioning(Contrastive):
         if caption < 0:
             raise InputError(f"caption {caption}: the weight of the captioning loss can't be negative")
         self.caption = caption
+        self.written = MeanMetric()  # over tokens
 
     def _loss(self, images: Tensor, ids: Tensor, cache: int | None) -> Tensor:
         model: Any = self.model
         found = model(images, ids)
-        contrastive = info_nce(found.image, found.text, found.scale)
-        written = captioning(found.states, model.decoder.head.weight, ids[:, 1:], model.config.pad)
-        return contrastive + self.caption * written
+        return info_nce(found.image, found.text, found.scale) + self.caption * self._written(found, ids)
+
+    def _embed(self, batch: Batch, batch_idx: int) -> None:
+        found = self.model(batch["image"], batch["text"])
+        self._pairs.append((batch_idx, found.image.float().cpu(), found.text.float().cpu()))
+        tokens = int((batch["text"][:, 1:] != self._towers().config.pad).sum())  # type: ignore[union-attr]
+        self.written.update(self._written(found, batch["text"]), tokens)
+
+    def _measured(self) -> float:
+        written = float(self.written.compute())
+        self.written.reset()
+        return super()._measured() + self.caption * written
+
+    def _written(self, found: Any, ids: Tensor) -> Tensor:
+        model: Any = self.model
+        return captioning(found.states, model.decoder.head.weight, ids[:, 1:], model.config.pad)

@@ -4,16 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from core.errors import InputError
 from core.train.adapt import Adapt
 from core.train.initial import Initial
 from core.train.optim import Optim
+from core.train.processes import gathered_items
 from core.train.schedule import Schedule
 from core.train.task import Task
 from multimodal.coca import CoCa
-from multimodal.losses import cached, info_nce, siglip
+from multimodal.losses import cached, info_nce, measured_loss, siglip
 from multimodal.two_towers import TwoTowers
 
 __all__ = ["Contrastive"]
@@ -54,7 +54,7 @@ class Contrastive(Task):
             raise InputError(f"cache {cache}: the number of pairs that are embedded at once must be at least 1")
         self.cache = cache
         self.most = most
-        self.means = torch.nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
+        self._pairs: list[tuple[int, Tensor, Tensor]] = []
 
     def encoder(self) -> Any:
         """The image tower."""
@@ -77,18 +77,40 @@ class Contrastive(Task):
         self._towers().clamp(self.most)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss of a batch."""
-        self._measure("val", batch)
+        """Embed a batch; its loss is that of all processes' rows together, so it has to wait for the others."""
+        self._embed(batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss of a batch."""
-        self._measure("test", batch)
+        """As in validation."""
+        self._embed(batch, batch_idx)
 
-    def _measure(self, split: str, batch: Batch) -> None:
-        metric = self.means[split]
-        assert isinstance(metric, MeanMetric)
-        metric.update(self._loss(batch["image"], batch["text"], None), len(batch["image"]))
-        self.log(f"{split}/loss", metric, on_epoch=True, on_step=False, prog_bar=True)
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss."""
+        self.log("val/loss", self._measured(), prog_bar=True, sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the loss."""
+        self.log("test/loss", self._measured(), sync_dist=True)
+
+    def _embed(self, batch: Batch, batch_idx: int) -> None:
+        pair = self.model(batch["image"], batch["text"])
+        self._pairs.append((batch_idx, pair.image.float().cpu(), pair.text.float().cpu()))
+
+    def _measured(self) -> float:
+        """The mean over all pairs of the losses of their batches, each of all processes' rows."""
+        batches: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for number, image, text in gathered_items(self._pairs):
+            batches.setdefault(number, []).append((image, text))
+        self._pairs = []
+        towers = self._towers()
+        scale = float(towers.logit_scale.exp())
+        bias = None if towers.logit_bias is None else float(towers.logit_bias)
+        total = rows = 0.0
+        for parts in batches.values():
+            image, text = (torch.cat(side) for side in zip(*parts, strict=True))
+            total += len(image) * measured_loss(image, text, scale, bias)
+            rows += len(image)
+        return total / rows
 
     def _loss(self, images: Tensor, ids: Tensor, cache: int | None) -> Tensor:
         towers = self._towers()

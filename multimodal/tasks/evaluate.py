@@ -92,16 +92,17 @@ class EvaluatePairs(Callback):
             found = {} if labels is None else self._zero_shot(model, data, images.classes, x, labels)
             texts = text_embeddings(model, data.tokenizer, _texts(data, images))
             found |= recall_at(x, texts)
-        task.log_dict({f"{split}/{name}": value for name, value in found.items()}, on_step=False, on_epoch=True)
+        task.log_dict({f"{split}/{name}": value for name, value in found.items()}, sync_dist=True)
         if trainer.state.fn == "fit":
             when: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         else:  # the checkpoint's own results are in the folder of its run
             self.results, when = [], {"checkpoint": str(trainer.ckpt_path)}
         self.results.append({**when, "split": split, **found})
+        folder = run_folder(trainer)  # asked by every process
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             protocol = {"sentences": self.sentences, "names": self.names or images.classes, "images": len(images)}
             content = {"protocol": protocol, "results": self.results}
-            write_text(run_folder(trainer) / "evaluate.json", json.dumps(content, indent=2) + "\n")
+            write_text(folder / "evaluate.json", json.dumps(content, indent=2) + "\n")
 
     def _zero_shot(
         self, model: Any, data: ImageTextData, classes: Sequence[str], x: Tensor, labels: Tensor

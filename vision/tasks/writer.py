@@ -5,11 +5,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from core.train.folders import write_text
+from core.train.processes import gathered_items
 
 __all__ = ["PredictionWriter"]
 
@@ -48,7 +48,7 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the rows of all processes and write them."""
-        rows, self._rows = sorted(_gather(self._rows)), []
+        rows, self._rows = sorted(gathered_items(self._rows)), []
         if trainer.is_global_zero:
             images = trainer.datamodule.images("predict")  # type: ignore[attr-defined]
             names = getattr(pl_module, "class_names", [])
@@ -67,11 +67,3 @@ def _table(rows: list[tuple[int, list[int], list[float]]], image_name: Any, name
             cells += [label, names[label] if label < len(names) else label, f"{value:.6f}"]
         table.writerow(cells)
     return text.getvalue()
-
-
-def _gather(rows: list[Any]) -> list[Any]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
