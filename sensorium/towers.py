@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["DEFAULT", "Towers", "is_towers", "open_towers"]
+from core.errors import InputError
 
-DEFAULT = Path(__file__).parents[1] / "assets" / "clip_fashion_mnist"
-"""The model of a checkout of this repository: pictures of clothes and words about them."""
+__all__ = ["Towers", "embedded", "is_towers", "open_towers"]
+
+EMBEDDED = Path(__file__).parents[1] / "assets" / "clip_fashion_mnist"
 
 
 class Towers(NamedTuple):
@@ -25,6 +26,17 @@ class Towers(NamedTuple):
     prepare: Any
     tokenizer_files: dict[str, Path]
     origin: Any
+
+
+def embedded() -> str:
+    """The small model of a checkout of this repository: pictures of clothes and words about them.
+
+    Raises:
+        InputError: if this is no checkout.
+    """
+    if not EMBEDDED.is_dir():
+        raise InputError("say which model by --model: the small one that is the default belongs to a checkout")
+    return str(EMBEDDED)
 
 
 def is_towers(source: str) -> bool:

@@ -25,11 +25,14 @@ def classify(
         list[str], typer.Argument(help="pictures: files, folders (searched at any depth), 'globs/*.jpg'")
     ],
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--model", "-m", help="CLIP or SigLIP: bundle, folder, file, owner/name, or ViT-B-32/laion2b_s34b_b79k"
+            "--model",
+            "-m",
+            help="CLIP or SigLIP: bundle, folder, file, owner/name, or ViT-B-32/laion2b_s34b_b79k; by default the "
+            "small one of a checkout, which knows clothes",
         ),
-    ],
+    ] = None,
     labels: Annotated[str | None, typer.Option("--labels", "-l", help="to choose from, with commas between")] = None,
     labels_file: Annotated[Path | None, typer.Option("--labels-file", help="the same, one on a line")] = None,
     dataset: Annotated[
@@ -58,15 +61,18 @@ def classify(
 
     sensorium classify ~/photos --labels-file animals.txt -m ViT-B-16-SigLIP/webli --format csv > found.csv
 
+    sensorium classify demo_out/pictures --labels 'dress,coat,sandal,bag'
+
     sensorium classify '*.jpg' --dataset imagenet --templates openai -m ViT-B-32/laion2b_s34b_b79k --top 3
     """
     from multimodal.zero_shot import checked
     from sensorium.pictures import find_pictures
+    from sensorium.towers import embedded
 
     names = checked(_labels(labels, labels_file, dataset))
     paths = find_pictures(images)
     sentences = _sentences(templates, dataset)
-    classifier, prepare = _classifier(model, names, sentences, precision)
+    classifier, prepare = _classifier(model or embedded(), names, sentences, precision)
     bad = _show(_judged(classifier, prepare, paths, batch_size), names, min(top, len(names)), format)
     if bad:
         raise typer.Exit(1 if bad < len(paths) else 2)

@@ -1,4 +1,4 @@
-"""``python -m sensorium.demo``: two jobs on real input, and ``demo_out/report.html`` about them."""
+"""``python -m sensorium.demo``: three jobs on real input, and ``demo_out/report.html`` about them."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from sensorium.demo import images, pictures, report, speech
+from sensorium.demo import images, pictures, report, speech, words
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("sensorium", "torch", "lightning", "timm", "numpy")
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def run(out: Path, epochs: int) -> Path:
-    """Do both jobs and write the report into `out`; returns its path.
+    """Do the jobs and write the report into `out`; returns its path.
 
     Raises `InputError` when the embedded samples are not there: they belong to a checkout, not to the package.
     """
@@ -46,22 +46,28 @@ def run(out: Path, epochs: int) -> Path:
     heard = speech.listen(ROOT)
     print(f"\n2. Images: a small ViT learns {epochs} epochs of a Fashion-MNIST subset", flush=True)
     trained = images.train(ROOT, out.resolve(), epochs)
+    print("\n3. Words: a small CLIP tells the test images apart by labels in words", flush=True)
+    reading = words.read(ROOT, out.resolve())
     page = report.Report(
         "Sensorium: a first look",
-        "A real speech recogniser, and an image classifier trained a moment ago, on one set of Transformer blocks.",
+        "A real speech recogniser, an image classifier trained a moment ago, and a model of images and words, on one set "
+        "of Transformer blocks.",
     )
     total = time.perf_counter() - started
-    page.figures(figures(heard, trained, total))
+    page.figures(figures(heard, trained, reading, total))
     page.section("Speech: Whisper tiny.en", *speech_parts(heard))
     page.section("Images: a Vision Transformer learns", *image_parts(trained))
     page.section("Looking inside: where the ViT looks", *attention_parts(trained))
-    page.section("How this was made", *machine_parts(heard, trained, total))
+    page.section("Words: a small CLIP", *word_parts(reading))
+    page.section("How this was made", *machine_parts(heard, trained, reading, total))
     path = out / "report.html"
     page.write(path)
     return path
 
 
-def figures(heard: speech.Listening, trained: images.Training, total: float) -> list[tuple[str, str]]:
+def figures(
+    heard: speech.Listening, trained: images.Training, reading: words.Reading, total: float
+) -> list[tuple[str, str]]:
     """What stands at the top of the page."""
     audio = sum(clip.transcript.duration for clip in heard.clips)
     spent = sum(clip.seconds for clip in heard.clips)
@@ -70,6 +76,7 @@ def figures(heard: speech.Listening, trained: images.Training, total: float) -> 
         (f"{audio / spent:.1f}x", "real time, speech to text"),
         (f"{100 * trained.test_accuracy:.1f} %", f"of {len(trained.truth)} test images right"),
         (f"{trained.seconds:.0f} s", "to train and test"),
+        (f"{100 * reading.accuracy:.1f} %", "of them right by words alone"),
         (f"{total:.0f} s", "for everything"),
     ]
 
@@ -144,13 +151,35 @@ def attention_parts(trained: images.Training) -> list[str]:
     ]
 
 
-def machine_parts(heard: speech.Listening, trained: images.Training, total: float) -> list[str]:
+def word_parts(reading: words.Reading) -> list[str]:
+    """Commands, sample answers, what was found, and the confusion matrix."""
+    counts = np.zeros((len(words.LABELS), len(words.LABELS)))
+    np.add.at(counts, (reading.truth, reading.guess), 1)
+    shown = slice(0, 16)
+    grid = pictures.sample_predictions(
+        reading.images[shown], reading.truth[shown], reading.guess[shown], reading.sure[shown], words.LABELS
+    )
+    return [
+        report.text(
+            "The model in assets/clip_fashion_mnist was trained by configs/multimodal/clip_fashion_mnist.yaml on "
+            "images and written captions; it has no list of classes. The labels are read as text."
+        ),
+        *(report.command(line) for line in reading.commands),
+        report.image(grid, "pictures with the label that fits best"),
+        report.text("What fits some words best, of all test images:"),
+        report.image(pictures.found_images(reading.found), "search results"),
+        report.image(pictures.confusion(counts, words.LABELS), "confusion matrix of the labels in words"),
+    ]
+
+
+def machine_parts(heard: speech.Listening, trained: images.Training, reading: words.Reading, total: float) -> list[str]:
     """Times and versions."""
     listening = sum(clip.seconds for clip in heard.clips)
     rows = [
         ["load Whisper (SHA-256 checked)", f"{heard.loading:.1f} s"],
         ["transcribe five clips", f"{listening:.1f} s"],
         ["train and test the ViT", f"{trained.seconds:.1f} s"],
+        ["classify the test images by words", f"{reading.seconds:.1f} s"],
         ["all, with predictions", f"{total:.1f} s"],
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)

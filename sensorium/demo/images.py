@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from core.data.idx import read_idx
 from core.errors import InputError
 
-__all__ = ["Training", "attention_to_patches", "read_training", "train"]
+__all__ = ["DATA", "Training", "attention_to_patches", "read_training", "run", "train"]
 
 CONFIG = Path("configs/vision/classify_vit_fashion_mnist.yaml")
 DATA = Path("assets/fashion_mnist_subset")
@@ -49,21 +50,29 @@ def train(root: Path, folder: Path, epochs: int) -> Training:
     fit = ["fit", "-c", str(CONFIG), "--trainer.max_epochs", str(epochs), "--runs", str(runs), "--name", "vit"]
     fit += ["--trainer.log_every_n_steps", "2"]
     started = time.perf_counter()
-    run(root, fit)
+    commands = [run(root, fit)]
     seconds = time.perf_counter() - started
     trained = newest(root / runs / "vit", "best.ckpt")
     predict = ["predict", "--ckpt_path", os.path.relpath(trained, root), "--runs", str(runs), "--name", "predictions"]
-    run(root, predict)
-    commands = [shlex.join(["sensorium", *line]) for line in (fit, predict)]
+    commands.append(run(root, predict))
     return read_training(root, trained, newest(root / runs / "predictions", "predictions.csv"), commands, seconds)
 
 
-def run(root: Path, arguments: list[str]) -> None:
-    """Run one ``sensorium`` command and show what it prints."""
-    print("$ sensorium " + shlex.join(arguments), flush=True)
-    done = subprocess.run([sys.executable, "-m", "sensorium", *arguments], cwd=root, check=False)
+def run(root: Path, arguments: list[str], output: Path | None = None) -> str:
+    """Run one ``sensorium`` command in `root` and show what it prints, or write it to `output`; returns what to type.
+
+    Raises `InputError` when it fails.
+    """
+    line = shlex.join(["sensorium", *arguments])
+    if output is not None:
+        line += f" > {shlex.quote(os.path.relpath(output, root))}"
+    print(f"$ {line}", flush=True)
+    with nullcontext() if output is None else output.open("w") as file:
+        command = [sys.executable, "-m", "sensorium", *arguments]
+        done = subprocess.run(command, cwd=root, stdout=file, check=False)
     if done.returncode:
         raise InputError(f"sensorium {arguments[0]} failed with exit code {done.returncode}; its message is above")
+    return line
 
 
 def newest(folder: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["attention_maps", "confusion", "learning_curves", "sample_predictions", "spectrogram"]
+__all__ = ["attention_maps", "confusion", "found_images", "learning_curves", "sample_predictions", "spectrogram"]
 
 INK, ACCENT, WARM, GRID = "#1f2933", "#2563eb", "#dc2626", "#d9dee5"
 STYLE: dict[Any, Any] = {
@@ -120,6 +120,21 @@ def sample_predictions(
         axis.set_title(f"{names[said]} {100 * probability:.0f}%", fontsize=8, color=INK if good else WARM, pad=3)
         if not good:
             axis.text(0.5, -0.1, f"is: {names[right]}", transform=axis.transAxes, ha="center", fontsize=7.5, color=WARM)
+    return png(figure)
+
+
+def found_images(found: Mapping[str, np.ndarray]) -> bytes:
+    """One row for each query: the images (N, H, W) that it found, the best first."""
+    columns = max(map(len, found.values()))
+    figure, axes = plt.subplots(
+        len(found), columns, figsize=(9.6, 1.5 * len(found)), layout="constrained", squeeze=False
+    )
+    for row, (query, images) in zip(axes, found.items(), strict=True):
+        row[0].set_title(f"\u201c{query}\u201d", fontsize=9, loc="left")
+        for axis in row:
+            axis.axis("off")
+        for axis, image in zip(row, images, strict=False):
+            axis.imshow(image, cmap="gray_r")
     return png(figure)
 
 
