@@ -54,6 +54,7 @@ class ImageTextData(ImageData):
         root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few: See
             :class:`vision.tasks.data.ImageData`.
         captions: The texts; by default those that the data has.
+        vary: The texts in training, such as :class:`multimodal.text_augment.Varied`; by default ``captions``.
         tokenizer: ``clip``, a file of merges (``multimodal.bpe``), or the folder of a model.
         context: Tokens of a text.
     """
@@ -73,9 +74,11 @@ class ImageTextData(ImageData):
         seed: int | None = None,
         skip_limit: int = 100,
         few: int | None = None,
+        vary: Captioner | None = None,
     ) -> None:
         super().__init__(root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few)
         self.captions = captions or Given()
+        self.vary = vary or self.captions
         self.tokenizer_path = tokenizer
         self.tokenizer = open_tokenizer(tokenizer, context)
 
@@ -90,5 +93,6 @@ class ImageTextData(ImageData):
             images = Part(images, np.flatnonzero(said))
         return super()._skipping(images)
 
-    def _examples(self, images: ImageSet, transform: Transform) -> ImageExamples:
-        return PairExamples(images, transform, self.captions, self.tokenizer, self.seed)
+    def _examples(self, images: ImageSet, training: bool) -> ImageExamples:
+        transform, captions = (self.augment, self.vary) if training else (self.preprocess, self.captions)
+        return PairExamples(images, transform, captions, self.tokenizer, self.seed)

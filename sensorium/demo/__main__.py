@@ -50,8 +50,8 @@ def run(out: Path, epochs: int) -> Path:
     reading = words.read(ROOT, out.resolve())
     page = report.Report(
         "Sensorium: a first look",
-        "A real speech recogniser, an image classifier trained a moment ago, and a model of images and words, on one set "
-        "of Transformer blocks.",
+        "A real speech recogniser, an image classifier trained a moment ago, and a model of images and words, on one "
+        "set of Transformer blocks.",
     )
     total = time.perf_counter() - started
     page.figures(figures(heard, trained, reading, total))

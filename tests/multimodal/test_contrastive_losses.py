@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.errors import InputError
-from multimodal.losses import cached, distill, info_nce, siglip, tiles
+from multimodal.losses import cached, distill, info_nce, measured_loss, siglip, tiles
 
 NAMES = ("image", "text", "scale", "bias")
 
@@ -361,3 +361,11 @@ def test_cached_holds_one_micro_batch_at_a_time() -> None:
     assert graphs == [0, 0, 0, 1, 1, 1]
     assert all(shape[0] != 6 for shape in kept if len(shape) == 2 and shape[-1] in (5, 6))
     assert model.image[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("count", [1, 37, 1500])
+@pytest.mark.parametrize("bias", [None, -6.1])
+def test_the_loss_that_is_measured_is_open_clips(count: int, bias: float | None) -> None:
+    image, text, scale = (x.detach() for x in inputs(count)[:3])
+    expected = peer("info_nce")(image, text, scale) if bias is None else peer("siglip")(image, text, scale, bias)
+    assert measured_loss(image, text, float(scale), bias) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)

@@ -96,7 +96,7 @@ class ImageData(LightningDataModule):
         """This rank's share of every global batch, shuffled and augmented."""
         images = self.images("train")
         order = Order(len(images), self.batch_size, self.seed, True, *self._place())
-        return TrainLoader(self._examples(images, self.augment), order, self._workers(images), self._pin())
+        return TrainLoader(self._examples(images, training=True), order, self._workers(images), self._pin())
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Every validation image once; no loader where there is no validation."""
@@ -113,10 +113,10 @@ class ImageData(LightningDataModule):
     def _in_order(self, split: Split) -> Loader:
         images = self.images(split)
         order = Order(len(images), self.batch_size, self.seed, False, *self._place())
-        return Loader(self._examples(images, self.preprocess), order, self._workers(images), self._pin())
+        return Loader(self._examples(images, training=False), order, self._workers(images), self._pin())
 
-    def _examples(self, images: ImageSet, transform: Transform) -> ImageExamples:
-        return ImageExamples(images, transform, self.seed)
+    def _examples(self, images: ImageSet, training: bool) -> ImageExamples:
+        return ImageExamples(images, self.augment if training else self.preprocess, self.seed)
 
     def _open(self, split: Split) -> dict[Split, ImageSet]:
         """A split, and with it the one from which it is held out: training must not see that, whichever comes first."""
