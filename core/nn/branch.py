@@ -75,7 +75,7 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 def joined(model: nn.Module) -> nn.Module:
-    """Put :class:`Joined` in the place of all branches whose last layer can add, with a GELU that overwrites."""
+    """Put :class:`Joined` in the place of all branches whose last layer can add, and join GELU with the layer before it."""
     for parent in list(model.modules()):
         for name, branch in list(parent.named_children()):
             if isinstance(branch, Residual) and type(branch) in (Residual, Stochastic) and branch.post is None:
@@ -84,5 +84,14 @@ def joined(model: nn.Module) -> nn.Module:
                     continue
                 setattr(parent, name, Joined(branch))
                 if type(branch.fn) is Mlp and type(branch.fn.act) is nn.GELU:
-                    branch.fn.act = Overwriting(branch.fn.act.approximate)
+                    _with_gelu(branch.fn, branch.fn.act.approximate)
     return model
+
+
+def _with_gelu(mlp: Mlp, approximate: str) -> None:
+    """GELU as a part of the layer before it, if that can."""
+    if hasattr(mlp.fc1, "gelu"):
+        mlp.fc1.gelu = approximate
+        mlp.act = nn.Identity()
+    else:
+        mlp.act = Overwriting(approximate)

@@ -1,7 +1,8 @@
 """One model, made fast for inference on the device it is on.
 
-On a processor, PyTorch's bfloat16 linear reorders its weight in every call. Here the weight is reordered once, when the
-model is loaded. The result computes; it is neither trained nor saved: keep the exact model for that.
+On a processor, PyTorch's linear layer reorders its weight in every call. Here the weight is reordered once, when the
+model is loaded; GELU and the shortcut are computed while a result is written. What is returned computes; it is neither
+trained nor saved: keep the exact model for that.
 """
 
 import copy
@@ -21,19 +22,24 @@ Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 class PackedLinear(Frozen):
-    """A bfloat16 linear layer with oneDNN's order of the weight.
+    """A linear layer with oneDNN's order of the weight.
 
     Args:
-        linear: the layer that it computes; its weight is bfloat16 and on a processor.
+        linear: the layer that it computes; its weight is bfloat16 or float32, and on a processor.
+
+    Attributes:
+        gelu: None, or how GELU follows: ``"none"`` exactly, ``"tanh"`` approximately.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.gelu: str | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features), both bfloat16."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        """Map (..., in_features) to (..., out_features), both of the weight's type."""
+        after = ("none", [], "") if self.gelu is None else ("gelu", [], self.gelu)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
         return y
 
     def added(self, x: Tensor, other: Tensor) -> Tensor:
@@ -92,11 +98,12 @@ def replaced(
 def fast(
     model: nn.Module, precision: Precision = "auto", skip: tuple[str, ...] = (), calibrate: Tensor | None = None
 ) -> nn.Module:
-    """Return a copy of the model, for inference in the given precision; ``float32`` returns the model itself.
+    """Return a copy of the model, for inference in the given precision.
 
     Args:
-        model: exact and on its device.
-        precision: ``float32`` is exact; ``bfloat16`` converts all weights, and packs the linear layers on a processor;
+        model: float32 and on its device.
+        precision: ``float32`` differs from the model by nothing but the order of sums; ``bfloat16`` converts all
+            weights; both pack the linear layers on a processor;
             ``int8`` does the same with 8-bit integers inside the linear layers (processors only); ``auto`` is
             ``bfloat16`` where the device multiplies it natively, else ``float32``. Inputs are of the model's type.
         skip: parts of names of linear layers that stay plain, e.g. ``("head",)`` under ``int8``.
@@ -113,8 +120,6 @@ def fast(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if precision == "auto":
         precision = "bfloat16" if _native(device) else "float32"
-    if precision == "float32":
-        return model.eval()
     if precision == "int8" and device.type != "cpu":
         raise ValueError(f"int8 is for processors, but the model is on {device.type}: choose bfloat16")
     model = folded(copy.deepcopy(model).eval().requires_grad_(False))
@@ -127,14 +132,22 @@ def fast(
             model(calibrate)
         left = {module for name, module in model.named_modules() if any(part in name for part in skip)}
         coded(model, ranges, lambda linear: linear not in left)
-    model = model.bfloat16()
+    if precision != "float32":
+        model = model.bfloat16()
     if device.type != "cpu":
         return model
     if precision == "int8" and calibrate is None:
         return replaced(model, Int8Linear, chosen)
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if _packs(torch.float32 if precision == "float32" else torch.bfloat16):
         replaced(model, PackedLinear, chosen)
     return joined(model)
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes linear layers of a type on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _native(device: torch.device) -> bool:

@@ -51,6 +51,18 @@ def test_a_trained_classifier_decides_as_in_float32(trained, precision, examples
     assert (ours == exact).float().mean() >= 0.99
 
 
+@torch.no_grad()
+def test_packed_float32_equals_float64():
+    torch.manual_seed(0)
+    linear, x = nn.Linear(48, 40), torch.randn(3, 5, 48)
+    for approximate in (None, "none", "tanh"):
+        packed = PackedLinear(linear)
+        packed.gelu = approximate
+        reference = copy.deepcopy(linear).double()(x.double())
+        reference = reference if approximate is None else F.gelu(reference, approximate=approximate)
+        torch.testing.assert_close(packed(x).double(), reference, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("kind", "tolerance"), [(PackedLinear, 0.005), (Int8Linear, 0.015)])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
@@ -86,7 +98,7 @@ def test_int8_survives_zeros_and_extremes():
 
 
 @pytest.mark.parametrize("mlp", ["gelu", "gelu tanh", "quick gelu", "swiglu"])
-@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.02), ("int8", 0.08)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.02), ("int8", 0.08)])
 @torch.no_grad()
 def test_all_branches_equal_the_exact_ones(mlp, precision, tolerance):
     torch.manual_seed(0)
@@ -99,10 +111,11 @@ def test_all_branches_equal_the_exact_ones(mlp, precision, tolerance):
     images = torch.randn(8, 1, 28, 28)
     exact = model.features(images).x
     quick = fast(model, precision, calibrate=images if precision == "int8" else None)
-    before = images.bfloat16()
+    before = images.to(next(quick.parameters()).dtype)
+    kept = before.clone()
     ours = quick.features(before).x.float()
     assert (ours - exact).norm() <= tolerance * exact.norm()
-    assert torch.equal(before, images.bfloat16())
+    assert torch.equal(before, kept)
     assert torch.equal(model.features(images).x, exact)  # the model itself is as it was
 
 
@@ -131,8 +144,7 @@ def test_inputs_beyond_the_examples_saturate():
 
 def test_what_fast_models_refuse():
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
-    assert fast(model, "float32") is model
-    for precision, kind in (("bfloat16", PackedLinear), ("int8", Int8Linear)):
+    for precision, kind in (("float32", PackedLinear), ("bfloat16", PackedLinear), ("int8", Int8Linear)):
         quick = fast(model, precision)
         assert isinstance(quick[0], kind)
         assert type(model[0]) is nn.Linear
