@@ -75,7 +75,7 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 def joined(model: nn.Module) -> nn.Module:
-    """Put :class:`Joined` in the place of all branches whose last layer can add, and join GELU with the layer before it."""
+    """Put :class:`Joined` in the place of branches whose last layer can add, and GELU into the layer before it."""
     for parent in list(model.modules()):
         for name, branch in list(parent.named_children()):
             if isinstance(branch, Residual) and type(branch) in (Residual, Stochastic) and branch.post is None:
