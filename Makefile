@@ -10,7 +10,7 @@ PY     := $(BIN)/python
 .PHONY: help install demo test lint bench clean
 
 help:
-	@echo "make demo   transcribe speech, train a small ViT, write demo_out/report.html"
+	@echo "make demo   hear speech, train a small ViT, find pictures by words, write demo_out/report.html"
 	@echo "make test   lint, types, floors and the whole test suite"
 	@echo "make lint   only the checks that run nothing"
 	@echo "make bench  benchmarks against the peers, written to benchmarks/results/"
@@ -43,6 +43,7 @@ test: lint
 bench: $(STAMP)
 	$(PY) -m benchmarks.whisper
 	$(PY) -m benchmarks.vit
+	$(PY) -m benchmarks.zero_shot
 
 clean:
 	rm -rf $(VENV) demo_out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -45,7 +45,9 @@ class ZeroShotClassifier:
         sentences: what a label is put into: a set's name, or sentences with ``{}``; see
             :func:`multimodal.templates.templates`.
             The embeddings of the sentences are averaged.
-        precision: of both towers; ``auto`` is bfloat16 where the device multiplies it natively.
+        precision: of both towers; ``auto`` is bfloat16 where the device multiplies it natively. With ``int8`` only the
+            image tower is of integers: the labels are read once, in bfloat16.
+        calibrate: for ``int8``: a few dozen prepared images (N, C, H, W); see :func:`core.nn.precision.fast`.
         progress: is told how many of the sentences are read, and of how many.
 
     Attributes:
@@ -64,6 +66,7 @@ class ZeroShotClassifier:
         sentences: str | Sequence[str] = PHOTO,
         precision: Precision = "auto",
         progress: Callable[[int, int], None] | None = None,
+        calibrate: Tensor | None = None,
     ) -> None:
         self.labels = checked(labels)
         self.sigmoid = bool(model.sigmoid)
@@ -71,7 +74,9 @@ class ZeroShotClassifier:
         self.scale = float(model.logit_scale.detach().float().exp())
         self.bias = 0.0 if model.logit_bias is None else float(model.logit_bias.detach())
         assert isinstance(model, nn.Module)
-        quick: Any = fast(model, precision)
+        quick: Any = fast(model, "bfloat16" if precision == "int8" else precision)
+        if precision == "int8":
+            quick.image = fast(model.image, "int8", calibrate=calibrate)
         self.model: Towers = quick
         first = next(quick.parameters())
         self.device, self.dtype = first.device, first.dtype

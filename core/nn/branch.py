@@ -90,8 +90,9 @@ def joined(model: nn.Module) -> nn.Module:
 
 def _with_gelu(mlp: Mlp, approximate: str) -> None:
     """GELU as a part of the layer before it, if that can."""
-    if hasattr(mlp.fc1, "gelu"):
-        mlp.fc1.gelu = approximate
+    before: Any = mlp.fc1
+    if hasattr(before, "gelu"):
+        before.gelu = approximate
         mlp.act = nn.Identity()
     else:
         mlp.act = Overwriting(approximate)

@@ -38,8 +38,8 @@ class PackedLinear(Frozen):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features), both of the weight's type."""
-        after = ("none", [], "") if self.gelu is None else ("gelu", [], self.gelu)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+        name, approximate = ("none", "") if self.gelu is None else ("gelu", self.gelu)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], approximate)
         return y
 
     def added(self, x: Tensor, other: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class EvaluatePairs(Callback):
     Logs, for ``val`` (and, in ``sensorium test``, for ``test``): ``zero_shot`` and ``zero_shot_top5``, the share of
     images whose class is the best, or among the best five, of all classes read as text (open_clip's protocol), where
     the images have labels; ``image_to_text_R@k`` and ``text_to_image_R@k`` for k of 1, 5 and 10, one text an image
-    (:func:`multimodal.retrieval.recall_at`). Results and protocol go to ``evaluate.json`` in the run's folder.
+    (:func:`multimodal.retrieval.recall_at`). Results and protocol go to ``evaluate_pairs.json`` in the run's folder.
 
     Args:
         every: Epochs from one measurement to the next; the last epoch is always measured.
@@ -102,7 +102,7 @@ class EvaluatePairs(Callback):
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             protocol = {"sentences": self.sentences, "names": self.names or images.classes, "images": len(images)}
             content = {"protocol": protocol, "results": self.results}
-            write_text(folder / "evaluate.json", json.dumps(content, indent=2) + "\n")
+            write_text(folder / "evaluate_pairs.json", json.dumps(content, indent=2) + "\n")
 
     def _zero_shot(
         self, model: Any, data: ImageTextData, classes: Sequence[str], x: Tensor, labels: Tensor

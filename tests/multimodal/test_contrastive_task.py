@@ -88,14 +88,25 @@ def test_the_recipe_runs(tmp_path: Path) -> None:
         "--trainer.accelerator",
         "cpu",
     ]
-    main(["fit", "-c", str(config), *short, "--runs", str(tmp_path), "--data.batch_size", "32"])
+    probe = ["--trainer.callbacks+=vision.tasks.evaluate.Evaluate", "--trainer.callbacks.train=500"]
+    main(["fit", "-c", str(config), *short, *probe, "--runs", str(tmp_path), "--data.batch_size", "32"])
     folder = tmp_path / "clip_fashion_mnist" / "version_0"
     with (folder / "metrics.csv").open() as file:
         names = set(next(csv.reader(file)))
-    assert {"test/zero_shot", "test/text_to_image_R@10", "val/loss", "train/loss"} <= names
-    assert json.loads((folder / "evaluate.json").read_text())["protocol"]["names"][0] == "t-shirt"
+    assert {"test/zero_shot", "test/text_to_image_R@10", "val/loss", "train/loss", "test/probe"} <= names
+    assert json.loads((folder / "evaluate_pairs.json").read_text())["protocol"]["names"][0] == "t-shirt"
+    assert json.loads((folder / "evaluate.json").read_text())["results"][-1]["split"] == "test"
+    main(["validate", "--ckpt_path", str(folder / "last.ckpt"), "--runs", str(tmp_path), "--name", "again"])
+    for name in ("val/zero_shot", "val/probe"):
+        assert _last(tmp_path / "again", name) == pytest.approx(_last(folder, name), abs=1e-3)
     task = rebuild(folder / "last.ckpt")
     assert isinstance(task.model, TwoTowers)
     tokenizer = ClipTokenizer.from_file(ROOT / "assets" / "fashion_mnist_captions" / "merges.txt", 24)
     found = ZeroShotClassifier(task.model, tokenizer, ["bag", "shirt"], precision="float32")(torch.randn(2, 1, 28, 28))
     assert found.shape == (2, 2)
+
+
+def _last(run: Path, column: str) -> float:
+    """The last value in a column of a run's table."""
+    with next(run.rglob("metrics.csv")).open() as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row.get(column)][-1]
