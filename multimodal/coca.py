@@ -33,6 +33,7 @@ from core.nn import (
 )
 from core.nn.mask import View
 from multimodal.text import TextConfig, TextTower
+from multimodal.two_towers import Towers
 from vision.vit import ViT, ViTConfig
 
 __all__ = ["Captioned", "CoCa", "CoCaConfig", "ImageEncoder", "TextDecoder", "TextEncoder"]
@@ -216,16 +217,13 @@ class TextDecoder(nn.Module):
         return self.norm(self.blocks(states, Ctx(memory=memory, cache=cache)).x)
 
 
-class CoCa(nn.Module):
+class CoCa(Towers):
     """Two towers and a captioner.
 
     Args:
         config: its shape.
         recompute: activation checkpointing: less memory in training for a third more time.
     """
-
-    sigmoid = False
-    logit_bias = None
 
     def __init__(self, config: CoCaConfig = CoCaConfig(), *, recompute: bool = False) -> None:
         super().__init__()
@@ -236,6 +234,7 @@ class CoCa(nn.Module):
         self.text = TextEncoder(config, recompute)
         self.decoder = TextDecoder(config, recompute)
         self.logit_scale = nn.Parameter(torch.tensor(log(config.logit_scale)))
+        self.logit_bias = None
 
     def forward(self, images: Tensor, ids: Tensor) -> Captioned:
         """Compare images (B, C, H, W) with texts (B, L) int64, and predict each text from its image."""
@@ -248,25 +247,6 @@ class CoCa(nn.Module):
             None,
             self.decoder(states[:, :-1], x[:, 1:]),
         )
-
-    def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
-        """Return the embeddings (B, embed) of images (B, C, H, W), of unit length or as they come."""
-        x = self.image_proj(self.image(images))
-        return F.normalize(x, dim=-1) if normalize else x
-
-    def encode_text(self, ids: Tensor, normalize: bool = True) -> Tensor:
-        """Return the embeddings (B, embed) of texts (B, L) int64, of unit length or as they come."""
-        x = self.text(ids)
-        return F.normalize(x, dim=-1) if normalize else x
-
-    def logits(self, image: Tensor, text: Tensor) -> Tensor:
-        """Return how well embeddings (B_image, embed) and (B_text, embed) fit: (B_image, B_text)."""
-        return self.logit_scale.exp() * image @ text.T
-
-    @torch.no_grad()
-    def clamp(self, most: float = 100.0) -> None:
-        """Keep the scale between 1 and ``most``, as CLIP does after each step."""
-        self.logit_scale.clamp_(0, log(most))
 
     def captioning_tokens(self, images: Tensor) -> Tensor:
         """Return what the decoder sees of images (B, C, H, W): (B, queries - 1, embed)."""

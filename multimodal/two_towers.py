@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from multimodal.text import TextConfig, TextTower
 from vision.swin import Swin, SwinConfig
 from vision.vit import ViT, ViTConfig
 
-__all__ = ["Pair", "TwoTowers", "TwoTowersConfig"]
+__all__ = ["Pair", "Towers", "TwoTowers", "TwoTowersConfig"]
 
 
 @dataclass(frozen=True)
@@ -78,29 +78,22 @@ class Pair(NamedTuple):
     bias: Tensor | None
 
 
-class TwoTowers(nn.Module):
-    """An image tower and a text tower with a common space.
+class Towers(nn.Module):
+    """What embeds images and texts in a common space, and compares them: CLIP, SigLIP, CoCa.
 
-    Args:
-        config: its shape.
-        recompute: activation checkpointing in both towers: less memory in training for a third more time.
+    Attributes:
+        image: maps images (B, C, H, W) to (B, width).
+        image_proj: maps that to the common space.
+        text: maps texts (B, L) int64 to the common space.
+        logit_scale: logarithm of the factor of the cosines.
+        logit_bias: what is added to them; None for a model that is trained by softmax.
     """
 
-    def __init__(self, config: TwoTowersConfig = TwoTowersConfig(), *, recompute: bool = False) -> None:
-        super().__init__()
-        self.config = config
-        shape = config.image
-        self.image = _tower(shape, recompute)
-        self.image_proj = nn.Linear(config.width, config.embed, bias=False) if config.image_proj else nn.Identity()
-        if isinstance(self.image_proj, nn.Linear):
-            nn.init.normal_(self.image_proj.weight, std=config.width**-0.5)
-        self.text = TextTower(config.text, recompute=recompute)
-        self.logit_scale = nn.Parameter(torch.tensor(log(config.logit_scale)))
-        self.logit_bias = None if config.logit_bias is None else nn.Parameter(torch.tensor(float(config.logit_bias)))
-
-    def forward(self, images: Tensor, ids: Tensor) -> Pair:
-        """Embed images (B, C, H, W) and texts (B, L) int64."""
-        return Pair(self.encode_image(images), self.encode_text(ids), self.logit_scale.exp(), self.logit_bias)
+    image: Any
+    image_proj: nn.Module
+    text: Any
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
 
     def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
         """Return the embeddings (B, embed) of images (B, C, H, W), of unit length or as they come."""
@@ -126,6 +119,31 @@ class TwoTowers(nn.Module):
     def clamp(self, most: float = 100.0) -> None:
         """Keep the scale between 1 and ``most``, as CLIP does after each step."""
         self.logit_scale.clamp_(0, log(most))
+
+
+class TwoTowers(Towers):
+    """An image tower and a text tower with a common space.
+
+    Args:
+        config: its shape.
+        recompute: activation checkpointing in both towers: less memory in training for a third more time.
+    """
+
+    def __init__(self, config: TwoTowersConfig = TwoTowersConfig(), *, recompute: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        shape = config.image
+        self.image = _tower(shape, recompute)
+        self.image_proj = nn.Linear(config.width, config.embed, bias=False) if config.image_proj else nn.Identity()
+        if isinstance(self.image_proj, nn.Linear):
+            nn.init.normal_(self.image_proj.weight, std=config.width**-0.5)
+        self.text = TextTower(config.text, recompute=recompute)
+        self.logit_scale = nn.Parameter(torch.tensor(log(config.logit_scale)))
+        self.logit_bias = None if config.logit_bias is None else nn.Parameter(torch.tensor(float(config.logit_bias)))
+
+    def forward(self, images: Tensor, ids: Tensor) -> Pair:
+        """Embed images (B, C, H, W) and texts (B, L) int64."""
+        return Pair(self.encode_image(images), self.encode_text(ids), self.logit_scale.exp(), self.logit_bias)
 
 
 def _tower(config: ViTConfig | SwinConfig, recompute: bool) -> ViT | Swin:

@@ -1,36 +1,21 @@
 """Classification of images by text: no training, the classes are words (arXiv:2103.00020, section 3.1)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.errors import InputError
 from core.nn.precision import Precision, fast
 from multimodal.templates import PHOTO, templates
 from multimodal.tokenizer import TextTokenizer
+from multimodal.two_towers import Towers
 
-__all__ = ["Towers", "ZeroShotClassifier", "checked", "label_embeddings", "text_embeddings"]
+__all__ = ["ZeroShotClassifier", "checked", "label_embeddings", "text_embeddings"]
 
 TOKENS = 4096  # of texts in one pass: enough to fill the matrix units, few enough to stay in the cache
-
-
-class Towers(Protocol):
-    """A model with two towers: CLIP, SigLIP, CoCa."""
-
-    sigmoid: Any
-    logit_scale: nn.Parameter
-    logit_bias: nn.Parameter | None
-
-    def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
-        """Embed images (B, C, H, W)."""
-        ...
-
-    def encode_text(self, ids: Tensor, normalize: bool = True) -> Tensor:
-        """Embed texts (B, L)."""
-        ...
 
 
 class ZeroShotClassifier:
@@ -73,7 +58,6 @@ class ZeroShotClassifier:
         # in bfloat16 a scale of 100 would be wrong by up to 2 %
         self.scale = float(model.logit_scale.detach().float().exp())
         self.bias = 0.0 if model.logit_bias is None else float(model.logit_bias.detach())
-        assert isinstance(model, nn.Module)
         quick: Any = fast(model, "bfloat16" if precision == "int8" else precision)
         if precision == "int8":
             quick.image = fast(model.image, "int8", calibrate=calibrate)
@@ -145,7 +129,7 @@ def text_embeddings(
     """
     ids = tokenizer(texts)
     rows, places = ids.unique(dim=0, return_inverse=True)
-    device = next(model.parameters()).device  # type: ignore[attr-defined]
+    device = next(model.parameters()).device
     lengths = (rows != tokenizer.pad).sum(1)
     order = lengths.argsort(stable=True)
     found: Tensor | None = None

@@ -22,7 +22,7 @@ def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str
 
 
 def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None) -> None:
-    """Write a two-tower model (`sensorium.towers.Towers`) with its tokenizer and the preparation of its pictures."""
+    """Write a two-tower model (`sensorium.towers.OpenTowers`) with its tokenizer and how its pictures are prepared."""
     from core.weights import Bundle
 
     said = Bundle(

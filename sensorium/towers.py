@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 from core.errors import InputError
 
-__all__ = ["Towers", "embedded", "is_towers", "open_towers"]
+__all__ = ["OpenTowers", "embedded", "is_towers", "open_towers"]
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "clip_fashion_mnist"
 
 
-class Towers(NamedTuple):
+class OpenTowers(NamedTuple):
     """A two-tower model and what it needs.
 
     Attributes:
@@ -58,7 +58,7 @@ def is_towers(source: str) -> bool:
     return any("token_embedding." in name for name in read(path).tensors)
 
 
-def open_towers(source: str) -> Towers:
+def open_towers(source: str) -> OpenTowers:
     """The two-tower model that `multimodal.load.find_towers` finds, a ``.ckpt`` of `sensorium fit` included."""
     from multimodal.find_tokenizer import open_tokenizer, tokenizer_files, tokenizer_for
     from multimodal.load import find_towers, load_towers
@@ -75,4 +75,4 @@ def open_towers(source: str) -> Towers:
         model, origin = load_towers(path)
         tokenizer = tokenizer_for(path, model.config.vocab, model.config.context)
         files = tokenizer_files(str(path))
-    return Towers(model, tokenizer, preparation_for(model, origin), files, origin)
+    return OpenTowers(model, tokenizer, preparation_for(model, origin), files, origin)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.weights import Reshape, Rules, Split, Squeeze, Table
+from core.weights import Reshape, Rules, Split, Squeeze, Table, nested
 from core.weights.rules import ZEROS, Derived
 
 from .checkpoints import patch_kernel
@@ -125,15 +125,10 @@ def hugging_face(config: ViTConfig, prefix: str | None = None) -> Table:
     """
     family, own, make = _family(config)
     chosen = own if prefix is None else prefix
-    rules = {chosen + theirs: _prefixed(chosen, ours) for theirs, ours in make(config).items()}
+    rules = nested(make(config), theirs=chosen, ours="")
     head = _HEADS.get(family, {}) if chosen else {}
     name = {own: "huggingface", "": "huggingface-bare"}.get(chosen, f"huggingface-{chosen}")
     return Table(name, {**rules, **head})
-
-
-def _prefixed(prefix: str, rule: Any) -> Any:
-    """The rule with the prefix before what it is derived from."""
-    return type(rule)(prefix + rule.of) if isinstance(rule, Derived) and rule.of else rule
 
 
 class _KeyMask(Derived):

@@ -19,6 +19,7 @@ from core.weights import (
     build,
     from_plain,
     is_bundle,
+    nested,
     open_bundle,
     read,
     write_safetensors,
@@ -134,18 +135,12 @@ def swin_table(config: SwinConfig, layout: str, *, buffers: bool = True) -> Tabl
         rules[names.head + "{leaf}"] = "head.{leaf}"
     for number in range(len(config.depths)):
         stage = names.stage.replace("{n}", str(number)).replace("{odd}", str(2 * number + 1))
-        rules |= {stage + theirs: _under(f"levels.{number}.stack.{{j}}.", ours) for theirs, ours in names.block.items()}
+        rules |= nested(names.block, theirs=stage, ours=f"levels.{number}.stack.{{j}}.")
         if number:
             merge = names.merge.replace("{n}", str(number - 1 + names.merge_offset)).replace("{even}", str(2 * number))
             rules[merge + "norm.{leaf}"] = f"levels.{number}.merge.project.norm.{{leaf}}"
             rules[merge + "reduction.{leaf}"] = f"levels.{number}.merge.project.reduction.{{leaf}}"
     return Table(layout, rules | (_buffers(config, layout, names) if buffers else {}))
-
-
-def _under(prefix: str, rule: Any) -> Any:
-    if isinstance(rule, Split):
-        return Split(*(part if part == ZEROS else prefix + part for part in rule.parts))
-    return prefix + rule
 
 
 def _buffers(config: SwinConfig, layout: str, names: _Names) -> dict[str, Built]:

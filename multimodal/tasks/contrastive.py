@@ -14,7 +14,7 @@ from core.train.schedule import Schedule
 from core.train.task import Task
 from multimodal.coca import CoCa
 from multimodal.losses import cached, info_nce, measured_loss, siglip
-from multimodal.two_towers import TwoTowers
+from multimodal.two_towers import Towers, TwoTowers
 
 __all__ = ["Contrastive"]
 
@@ -125,6 +125,6 @@ class Contrastive(Task):
             return info_nce(image, text, scale)
         return siglip(image, text, scale, towers.logit_bias)
 
-    def _towers(self) -> TwoTowers | CoCa:
-        assert isinstance(self.model, TwoTowers | CoCa)
+    def _towers(self) -> Towers:
+        assert isinstance(self.model, Towers)
         return self.model
