@@ -29,28 +29,8 @@ class MasterAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            trained = [p for p in group["params"] if p.grad is not None]
-            states = [self._state(p) for p in trained]
-            if not trained:
-                continue
-            masters = [state["master"] for state in states]
-            adamw(
-                masters,
-                [p.grad.float() for p in trained],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=group["fused"] is not False,  # one pass over each tensor
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=group["maximize"],
-            )
-            torch._foreach_copy_(trained, masters)
+            for some in _turns([p for p in group["params"] if p.grad is not None]):
+                self._move(some, group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -63,6 +43,28 @@ class MasterAdamW(torch.optim.AdamW):
                 device = value.device if name == "step" and value.device.type == "cpu" else p.device
                 self.state[p][name] = value.detach().clone().to(device=device, dtype=torch.float32)
 
+    def _move(self, some: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of some weights."""
+        states = [self._state(p) for p in some]
+        masters = [state["master"] for state in states]
+        adamw(
+            masters,
+            [p.grad.float() for p in some if p.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=group["fused"] is not False,  # one pass over each tensor
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+        torch._foreach_copy_(some, masters)
+
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = cast(dict[str, Tensor], self.state[p])
         if not state:
@@ -71,3 +73,10 @@ class MasterAdamW(torch.optim.AdamW):
             state["exp_avg"] = torch.zeros_like(state["master"])
             state["exp_avg_sq"] = torch.zeros_like(state["master"])
         return state
+
+
+def _turns(trained: list[Tensor]) -> list[list[Tensor]]:
+    """Which weights step together: on a processor each by itself, while it is in the cache; elsewhere all at once."""
+    near = [p for p in trained if p.device.type == "cpu"]
+    far = [p for p in trained if p.device.type != "cpu"]
+    return [[p] for p in near] + ([far] if far else [])
