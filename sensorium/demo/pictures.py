@@ -124,7 +124,7 @@ def sample_predictions(
 
 
 def found_images(found: Mapping[str, np.ndarray]) -> bytes:
-    """One row for each query: the images (N, H, W) that it found, the best first."""
+    """One row for each query: the images (N, H, W) that it found, the best first, as bright as they are."""
     columns = max(map(len, found.values()))
     figure, axes = plt.subplots(
         len(found), columns, figsize=(9.6, 1.5 * len(found)), layout="constrained", squeeze=False
@@ -134,7 +134,7 @@ def found_images(found: Mapping[str, np.ndarray]) -> bytes:
         for axis in row:
             axis.axis("off")
         for axis, image in zip(row, images, strict=False):
-            axis.imshow(image, cmap="gray_r")
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     return png(figure)
 
 
