@@ -8,7 +8,6 @@ here on top of its ``SigLipLoss``: blocks of 512 images, softplus, and a correct
 aren't chunked need more than twenty gigabytes for 32k pairs, and are left out there.
 """
 
-import ctypes
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from benchmarks.harness import Case, Contender, main, options
+from benchmarks.harness import Case, Contender, main, options, peak
 from multimodal.losses import info_nce, siglip
 
 NAME = "contrastive_loss"
@@ -100,22 +99,13 @@ def large_sigmoid() -> Case:
     return case("SigLIP loss", LARGE, names)
 
 
-def resident(field: str) -> int:
-    """Bytes of this process's memory: ``VmRSS`` now, ``VmHWM`` at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def peak(name: str, count: int) -> float:
+def memory(name: str, count: int) -> float:
     """MiB that one step of a loss needs beside its inputs and the gradients of the features, in this fresh process."""
     step(LOSSES[name], inputs(64))  # libraries and threads allocate at their first use
     given = inputs(count)
-    ctypes.CDLL(None).malloc_trim(0)  # what making the inputs left behind would hide what the loss needs
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    step(LOSSES[name], given)
-    gradients = 2 * given[0].nbytes
-    return (resident("VmHWM") - before - gradients) / MIB
+    needed = peak(partial(step, LOSSES[name], given))
+    assert needed is not None
+    return needed - 2 * given[0].nbytes / MIB
 
 
 def peaks(chosen: Namespace) -> dict[str, dict[int, float]]:
@@ -127,7 +117,7 @@ def peaks(chosen: Namespace) -> dict[str, dict[int, float]]:
         for count in (SMALL, LARGE) if chunked else (SMALL,):
             code = (
                 f"import torch; torch.set_num_threads({chosen.threads}); "
-                f"from benchmarks.contrastive_loss import peak; print(peak({name!r}, {count}))"
+                f"from benchmarks.contrastive_loss import memory; print(memory({name!r}, {count}))"
             )
             command = [sys.executable, "-c", code]
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

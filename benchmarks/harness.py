@@ -15,6 +15,7 @@ whole run.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Case", "Contender", "Measurement", "difference", "main", "measure", "options", "write"]
+__all__ = ["Case", "Contender", "Measurement", "difference", "main", "measure", "options", "peak", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "sensorium"
@@ -69,7 +70,8 @@ class Case:
 
 @dataclass
 class Measurement:
-    """What one contender needed: every run in seconds, and how far its output was from the reference."""
+    """What one contender needed: every run in seconds, MiB beside what it holds (None: unknown), and how far its output
+    was from the reference."""
 
     job: str
     name: str
@@ -77,6 +79,7 @@ class Measurement:
     items: int
     difference: float
     seconds: list[float] = field(default_factory=list)
+    peak: float | None = None
 
     @property
     def value(self) -> float:
@@ -125,14 +128,16 @@ def measure(case: Case, repeats: int = 7, warmup: int = 2) -> list[Measurement]:
         if measured.difference > allowed:
             wrong = f"differs by {measured.difference:.2e} (allowed {allowed:.0e})"
             raise RuntimeError(f"{case.job}: {contender.name} {wrong}")
+    for contender, measured in zip(case.contenders, found, strict=True):
+        measured.peak = peak(contender.run)
     gc.collect()
     gc.disable()  # a collection would be charged to whoever's turn it is
     try:
-        for turn in range(warmup - 1 + repeats):
+        for turn in range(warmup - 2 + repeats):  # every one ran twice by now
             for offset in range(len(found)):
                 place = (turn + offset) % len(found)
                 seconds = timed(case.contenders[place].run)
-                if turn >= warmup - 1:
+                if turn >= warmup - 2:
                     found[place].seconds.append(seconds)
     finally:
         gc.enable()
@@ -144,6 +149,25 @@ def timed(run: Callable[[], Any]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
+
+
+def peak(run: Callable[[], Any]) -> float | None:
+    """MiB that one run needs at most beside what is held before it; None where the system doesn't tell (Linux does)."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what others left behind would hide what the run needs
+    before = resident("VmRSS")
+    reset.write_text("5")  # the peak starts anew
+    run()
+    return (resident("VmHWM") - before) / 2**20
+
+
+def resident(field: str) -> int:
+    """Bytes of this process's memory: ``VmRSS`` now, ``VmHWM`` at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def ratio(measured: Measurement, rows: Iterable[Measurement]) -> float:
@@ -187,14 +211,15 @@ def processor() -> str:
 def table(rows: Sequence[Measurement]) -> str:
     """The measurements as a Markdown table."""
     lines = [
-        "| job | contender | median | fastest .. slowest | ratio | output difference |",
-        "|---|---|---:|---:|---:|---:|",
+        "| job | contender | median | fastest .. slowest | ratio | peak MiB | output difference |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         fast, slow = row.spread
         speed = f"{ratio(row, rows):.2f}"
         shown = f"**{speed}** (best peer / ours)" if row.name.startswith(OURS) else f"{speed} (this / ours)"
-        cells = [row.job, row.name, f"{row.value:.4g} {row.unit}", f"{fast:.4g} .. {slow:.4g}", shown]
+        memory = "-" if row.peak is None else f"{row.peak:.0f}"
+        cells = [row.job, row.name, f"{row.value:.4g} {row.unit}", f"{fast:.4g} .. {slow:.4g}", shown, memory]
         lines.append("| " + " | ".join([*cells, f"{row.difference:.1e}"]) + " |")
     return "\n".join(lines)
 
@@ -208,6 +233,7 @@ def write(name: str, rows: Sequence[Measurement], repeats: int, folder: Path = R
             "",
             "Made by `python -m benchmarks." + name + "`: interleaved runs, median of "
             f"{repeats}, {facts['threads']} threads. Ratios are of times: above 1, ours is faster.",
+            "Peak MiB is what one run needs beside what is held before it (weights, and in training moments).",
             "The output difference is the largest error over the reference's largest magnitude (0: the reference).",
             "",
             table(rows),
