@@ -55,6 +55,13 @@ def test_differences() -> None:
     assert harness.difference([float("nan"), 2.0], [1.0, 2.0]) == float("inf")
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system doesn't tell its peak")
+def test_the_peak_is_what_a_run_needs() -> None:
+    found = harness.peak(lambda: np.ones(2**23).sum())  # 64 MiB
+    assert found is not None
+    assert 60 < found < 80
+
+
 def test_medians_and_ratios(tmp_path: Path) -> None:
     rows = [
         Measurement("job", "sensorium", "ms/token", 10, 0.0, [0.1, 0.2, 9.0]),
@@ -64,7 +71,7 @@ def test_medians_and_ratios(tmp_path: Path) -> None:
     assert [row.value for row in rows] == pytest.approx([20.0, 50.0, 100.0])
     assert [harness.ratio(row, rows) for row in rows] == pytest.approx([0.5, 2.5, 0.5])
     text = harness.write("race", rows, 7, tmp_path)
-    assert "| job | slow peer | 50 ms/token | 40 .. 60 | 2.50 (this / ours) | 0.0e+00 |" in text
+    assert "| job | slow peer | 50 ms/token | 40 .. 60 | 2.50 (this / ours) | - | 0.0e+00 |" in text
     assert (tmp_path / "race.md").read_text() == text
     data = json.loads((tmp_path / "race.json").read_text())
     assert data["machine"]["torch"]
