@@ -1,6 +1,7 @@
 """One engine that generates tokens: rules and choosers (`sampling`), loops (`search`, `beam`)."""
 
 from core.generate.beam import BeamStep, beam_search
+from core.generate.finish import Finish, FirstFinished, NothingBetter
 from core.generate.sampling import (
     Chooser,
     ForcePrefix,
@@ -18,9 +19,12 @@ from core.generate.search import Hypothesis, Step, generate
 __all__ = [
     "BeamStep",
     "Chooser",
+    "Finish",
+    "FirstFinished",
     "ForcePrefix",
     "Hypothesis",
     "MinLength",
+    "NothingBetter",
     "Rule",
     "Sample",
     "Step",

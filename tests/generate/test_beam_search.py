@@ -1,11 +1,13 @@
 """Beam search, top-k and top-p against transformers, on small random language models."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, TopKLogitsWarper, TopPLogitsWarper
 
-from core.generate import MinLength, Rule, TopK, TopP, beam_search, generate
+from core.generate import FirstFinished, MinLength, NothingBetter, Rule, TopK, TopP, beam_search, generate
 
 
 class _Step:
@@ -52,7 +54,8 @@ def test_equals_transformers(model: GPT2LMHeadModel, beams: int, penalty: float,
         output_scores=True,
     )
     rules: list[Rule] = [MinLength(stop, least)]
-    found = beam_search(_Step(model), prompt, stop=stop, limit=limit, beams=beams, rules=rules, length_penalty=penalty)
+    finish = partial(NothingBetter, length_penalty=penalty)
+    found = beam_search(_Step(model), prompt, stop=stop, limit=limit, beams=beams, rules=rules, finish=finish)
     lengths = set()
     for number, (row, mine) in enumerate(zip(theirs.sequences[:, 3:].tolist(), found, strict=True)):
         expected = row[: row.index(stop)] if stop in row else row
@@ -63,6 +66,52 @@ def test_equals_transformers(model: GPT2LMHeadModel, beams: int, penalty: float,
             score = mine.logprob / len(mine.logprobs) ** penalty
             assert score == pytest.approx(theirs.sequences_scores[number].item(), abs=1e-4)
     assert len(lengths) > 2 or penalty != 1.0  # texts of several lengths were compared
+
+
+@pytest.mark.parametrize("beams", [1, 2, 5])
+@pytest.mark.parametrize("patience", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize("penalty", [None, 0.0, 0.7])
+@pytest.mark.parametrize("limit", [3, 12])
+def test_the_first_finished_equal_openai(
+    model: GPT2LMHeadModel, beams: int, patience: float, penalty: float | None, limit: int
+) -> None:
+    prompt = torch.randint(1, 11, (8, 3))
+    finish = partial(FirstFinished, patience=patience, length_penalty=penalty)
+    rules: list[Rule] = [MinLength(0, 1)]
+    found = beam_search(_Step(model), prompt, stop=0, limit=limit, beams=beams, rules=rules, finish=finish)
+    lengths = set()
+    for row, mine in zip(prompt, found, strict=True):
+        tokens, logprob = _of_openai(model, row, beams, patience, penalty, limit)
+        assert mine.tokens == tokens
+        assert mine.logprob == pytest.approx(logprob, abs=1e-4)
+        lengths.add(len(tokens))
+    assert len(lengths) > 1 or limit == 3
+
+
+@torch.no_grad()
+def _of_openai(
+    model: GPT2LMHeadModel, prompt: Tensor, beams: int, patience: float, penalty: float | None, limit: int
+) -> tuple[list[int], float]:
+    """openai-whisper's decoder and ranker over the same model, for one row; the stop token is 0, never the first."""
+    from whisper.decoding import BeamSearchDecoder, MaximumLikelihoodRanker
+
+    class Inference:
+        def rearrange_kv_cache(self, rows: list[int]) -> None:
+            return
+
+    decoder = BeamSearchDecoder(beams, 0, Inference(), patience)  # type: ignore[arg-type]
+    tokens, scores = prompt.expand(beams, -1), torch.zeros(beams)
+    for _ in range(limit):
+        logits = model(tokens).logits[:, -1]
+        if tokens.shape[1] == len(prompt):
+            logits[:, 0] = -torch.inf
+        tokens, completed = decoder.update(tokens, logits, scores)
+        if completed:
+            break
+    found, logprobs = decoder.finalize(tokens.reshape(1, beams, -1), scores.reshape(1, beams))
+    texts = [[t[len(prompt) : (t == 0).nonzero()[0, 0]] for t in each] for each in found]
+    best = MaximumLikelihoodRanker(penalty).rank(texts, logprobs)[0]
+    return texts[0][best].tolist(), logprobs[0][best]
 
 
 def test_one_beam_is_greedy(model: GPT2LMHeadModel) -> None:
@@ -76,7 +125,9 @@ def test_one_beam_is_greedy(model: GPT2LMHeadModel) -> None:
 def test_finds_the_likeliest_of_all(model: GPT2LMHeadModel) -> None:
     """With as many beams as there are beginnings, nothing can be missed."""
     prompt = torch.tensor([[5, 7]])
-    found = beam_search(_Step(model), prompt, stop=0, limit=3, beams=11 * 11, length_penalty=0.0)[0]
+    found = beam_search(
+        _Step(model), prompt, stop=0, limit=3, beams=11 * 11, finish=partial(NothingBetter, length_penalty=0.0)
+    )[0]
     texts = torch.cartesian_prod(*[torch.arange(11)] * 3)
     whole = torch.cat([prompt.expand(len(texts), -1), texts], 1)
     with torch.no_grad():
