@@ -4,6 +4,7 @@ from core.generate.beam import BeamStep, beam_search
 from core.generate.finish import Finish, FirstFinished, NothingBetter
 from core.generate.sampling import (
     Chooser,
+    Drawn,
     ForcePrefix,
     MinLength,
     Rule,
@@ -19,6 +20,7 @@ from core.generate.search import Hypothesis, Step, generate
 __all__ = [
     "BeamStep",
     "Chooser",
+    "Drawn",
     "Finish",
     "FirstFinished",
     "ForcePrefix",

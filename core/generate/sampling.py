@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "Chooser",
+    "Drawn",
     "ForcePrefix",
     "MinLength",
     "Rule",
@@ -122,3 +123,28 @@ class Sample:
     def __call__(self, logits: Tensor) -> Tensor:
         probabilities = (logits / self.temperature).softmax(dim=-1)
         return torch.multinomial(probabilities, num_samples=1, generator=self.generator)[:, 0]
+
+
+class Drawn:
+    """As :class:`Sample`, with draws that the caller makes, of each row's own: then a row is the same in any batch.
+
+    Made anew for each call of `generate`.
+
+    Args:
+        draws: makes of a step's number, from 0, a number in [0, 1) for each row: (B,).
+        temperature: above 0.
+    """
+
+    def __init__(self, draws: Callable[[int], Tensor], temperature: float = 1.0) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}: use most_likely for 0")
+        self.draws = draws
+        self.temperature = temperature
+        self.step = 0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        draws = self.draws(self.step).to(logits.device, torch.float64)
+        self.step += 1
+        total = (logits.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        # scaled by the last sum, which rounding may leave below 1; never on a token without probability
+        return torch.searchsorted(total, draws[:, None] * total[:, -1:], right=True)[:, 0]
