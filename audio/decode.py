@@ -6,17 +6,47 @@ The loop is `core.generate`'s. Source of the rules: openai/whisper ``whisper/dec
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from audio.tokenizer import Task, Tokenizer
 from audio.whisper import Whisper
-from core.generate import Hypothesis, Rule, Suppress, SuppressAtBegin, generate
+from core.data.order import keys, uniforms
+from core.errors import InputError
+from core.generate import Drawn, FirstFinished, Hypothesis, Rule, Suppress, SuppressAtBegin, beam_search, generate
 
-__all__ = ["Decoder", "DecodingResult", "TimestampRules", "compression_ratio", "whisper_rules"]
+__all__ = ["Decoder", "DecodingResult", "Search", "TimestampRules", "compression_ratio", "whisper_rules"]
 
 LATEST_START = 50  # timestamp steps of 20 ms: a window's first segment begins within its first second
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the text of a window is looked for.
+
+    Attributes:
+        beams: beginnings that are kept at temperature 0; 1 is greedy.
+        patience, length_penalty: of the beams; see :class:`core.generate.FirstFinished`.
+        temperature: above 0 the tokens are drawn.
+        best_of: texts that are drawn above temperature 0; the likeliest is taken.
+        seed: of the draws. They follow from it and from the window, not from what else is decoded.
+    """
+
+    beams: int = 1
+    patience: float = 1.0
+    length_penalty: float | None = None
+    temperature: float = 0.0
+    best_of: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.beams, self.best_of) < 1 or self.temperature < 0:
+            raise InputError(
+                f"beams {self.beams} and best_of {self.best_of} must be at least 1, temperature {self.temperature} >= 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -29,6 +59,7 @@ class DecodingResult:
     avg_logprob: float  # natural logarithm, mean over the tokens and the end token
     no_speech_prob: float  # that nobody speaks, judged before any text
     compression_ratio: float  # of the text by zlib: above 2.4 it repeats itself
+    temperature: float = 0.0  # that it was found with
 
 
 class TimestampRules:
@@ -80,7 +111,7 @@ def whisper_rules(tokenizer: Tokenizer) -> list[Rule]:
 
 
 class Decoder:
-    """Turns encoded windows into text, by greedy search.
+    """Turns encoded windows into text.
 
     `rules` default to `whisper_rules(tokenizer)`.
     """
@@ -98,22 +129,63 @@ class Decoder:
         return self.model.encode(mel.to(weight.device, weight.dtype))
 
     def __call__(
-        self, audio: Tensor, language: str = "en", task: Task = "transcribe", prompt: Sequence[int] = ()
+        self,
+        audio: Tensor,
+        language: str = "en",
+        task: Task = "transcribe",
+        prompt: Sequence[int] = (),
+        search: Search = Search(),
+        names: Sequence[int] | None = None,
     ) -> list[DecodingResult]:
         """Decode each window of `audio` (B, S, D).
 
-        `prompt` is what was said before, as text tokens; of a long one the end counts. Raises InputError for a
-        language or task that the model doesn't know.
+        Args:
+            audio: of :meth:`encode`.
+            language, task: what is spoken, and what is written.
+            prompt: what was said before, as text tokens; of a long one the end counts.
+            search: greedily by default.
+            names: a number for each window, from which its draws follow; by default its row.
+
+        Raises:
+            InputError: for a language or task that the model doesn't know.
         """
         start = self.tokenizer.sot_sequence(language, task)
         before = self._before(prompt)
         tokens = torch.tensor([*before, *start], device=audio.device).expand(audio.shape[0], -1)
-        step = _WhisperStep(self.model, audio, len(before))
         # The last token is chosen but never fed back, so it may lie one beyond the positions.
         limit = min(self.context // 2, self.context + 1 - tokens.shape[1])
-        hypotheses = generate(step, tokens, stop=self.tokenizer.eot, limit=limit, rules=self.rules)
+        step = _WhisperStep(self.model, audio, len(before))
+        if search.temperature == 0:
+            found = self._likeliest(step, tokens, limit, search)
+        else:
+            found = self._drawn(step, tokens, limit, search, range(len(audio)) if names is None else names)
         silence = step.probability_after_sot(self.tokenizer.no_speech)
-        return [self._result(hyp, prob, language) for hyp, prob in zip(hypotheses, silence, strict=True)]
+        each = len(silence) // len(found)  # rows of one window
+        return [
+            self._result(hypothesis, prob, language, search.temperature)
+            for hypothesis, prob in zip(found, silence[::each], strict=True)
+        ]
+
+    def _likeliest(self, step: "_WhisperStep", tokens: Tensor, limit: int, search: Search) -> list[Hypothesis]:
+        stop = self.tokenizer.eot
+        if search.beams == 1:
+            return generate(step, tokens, stop=stop, limit=limit, rules=self.rules)
+        finish = partial(FirstFinished, patience=search.patience, length_penalty=search.length_penalty)
+        return beam_search(step, tokens, stop=stop, limit=limit, beams=search.beams, rules=self.rules, finish=finish)
+
+    def _drawn(
+        self, step: "_WhisperStep", tokens: Tensor, limit: int, search: Search, names: Sequence[int]
+    ) -> list[Hypothesis]:
+        """The likeliest, for its length, of some texts that are drawn for each window."""
+        each = search.best_of
+        texts = np.repeat(np.asarray(names, np.int64), each) * each + np.tile(np.arange(each), len(names))
+        drawn_by = keys(search.seed, round(1000 * search.temperature), texts)
+        step.repeat(each)
+        choose = Drawn(lambda n: torch.from_numpy(uniforms(drawn_by, n + 1)[:, -1]), search.temperature)
+        rows = tokens.repeat_interleave(each, 0)
+        found = generate(step, rows, stop=self.tokenizer.eot, limit=limit, rules=self.rules, choose=choose)
+        judge = FirstFinished(each, length_penalty=search.length_penalty)
+        return [judge.better(found[n : n + each]) for n in range(0, len(found), each)]
 
     @torch.inference_mode()
     def detect_language(self, audio: Tensor) -> list[dict[str, float]]:
@@ -135,7 +207,9 @@ class Decoder:
             return []
         return [self.tokenizer.sot_prev, *prompt[-(self.context // 2 - 1) :]]
 
-    def _result(self, hypothesis: Hypothesis, no_speech_prob: float, language: str) -> DecodingResult:
+    def _result(
+        self, hypothesis: Hypothesis, no_speech_prob: float, language: str, temperature: float
+    ) -> DecodingResult:
         text = self.tokenizer.decode(hypothesis.tokens).strip()
         return DecodingResult(
             tokens=hypothesis.tokens,
@@ -144,6 +218,7 @@ class Decoder:
             avg_logprob=hypothesis.logprob / (len(hypothesis.tokens) + 1),
             no_speech_prob=no_speech_prob,
             compression_ratio=compression_ratio(text),
+            temperature=temperature,
         )
 
 
@@ -155,13 +230,28 @@ class _WhisperStep:
         self.audio = audio
         self.sot_index = sot_index
         self.cache = model.new_cache()
+        self.rows = 0  # that the cache holds
         self.after_sot: Tensor | None = None  # (B, V)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         logits = self.model.decode(tokens, self.audio, self.cache).x
+        self.rows = len(tokens)
         if self.after_sot is None:
             self.after_sot = logits[:, self.sot_index].float().softmax(dim=-1)
         return logits
+
+    def repeat(self, times: int) -> None:
+        """Decode each window that often, before the first call."""
+        self.audio = self.audio.repeat_interleave(times, 0)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on with other rows: beams stay with their window."""
+        if len(rows) == self.rows:
+            self.cache.swap(rows)
+        else:
+            self.cache.reorder(rows)
+            self.audio = self.audio[rows]
+        self.rows = len(rows)
 
     def probability_after_sot(self, token: int) -> list[float]:
         """How likely `token` was, in each row, right after `sot`."""

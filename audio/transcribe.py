@@ -1,18 +1,20 @@
 """Transcribe recordings of any length: 30 s windows, each starting where the last spoken segment ended.
 
-Source of the windows' rules: openai/whisper ``whisper/transcribe.py``, at temperature 0.
+Source of the windows' rules: openai/whisper ``whisper/transcribe.py``.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audio.decode import Decoder, DecodingResult
+from audio.align import Word
+from audio.decode import Decoder, DecodingResult, Search
+from audio.fallback import Fallback
 from audio.languages import language_code
 from audio.mel import HOP, SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS, LogMel, fit_frames
 from audio.tokenizer import Task, Tokenizer
@@ -21,6 +23,8 @@ from core.data.audio import read_audio
 from core.errors import InputError
 
 __all__ = ["Segment", "Settings", "Transcriber", "Transcript", "Transcription", "Window"]
+
+DOUBTFUL = 0.5  # what was drawn at a higher temperature is not shown to the model: it might go on like that
 
 Audio = str | os.PathLike[str] | Tensor | np.ndarray
 
@@ -33,9 +37,11 @@ class Segment:
     end: float
     text: str  # as the model wrote it: most begin with a space
     tokens: tuple[int, ...]  # with timestamps
-    avg_logprob: float  # this and the next two are the whole window's, see DecodingResult
+    avg_logprob: float  # this and what follows are the whole window's, see DecodingResult
     no_speech_prob: float
     compression_ratio: float
+    temperature: float
+    words: tuple[Word, ...] = ()  # when they were asked for
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,25 @@ class Window:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a recording is heard."""
+    """How a recording is heard.
 
-    language: str | None = None  # code or English name; detected in the first 30 s when None
+    Attributes:
+        language: code or English name; None detects it in the first 30 s.
+        task: whether to write what is said, or its English translation.
+        condition_on_previous_text: show the model what it wrote so far.
+        initial_prompt: text that the model is shown before the first window: names, spelling, style.
+        carry_initial_prompt: show it before every window.
+        search: how the text of a window is looked for.
+        fallback: what is decoded again.
+    """
+
+    language: str | None = None
     task: Task = "transcribe"
-    condition_on_previous_text: bool = True  # show the model what it wrote so far
-    no_speech_threshold: float = 0.6  # a window is skipped when nobody speaks more likely than this...
-    logprob_threshold: float = -1.0  # ...and its text is less likely than this
+    condition_on_previous_text: bool = True
+    initial_prompt: str | None = None
+    carry_initial_prompt: bool = False
+    search: Search = field(default_factory=Search)
+    fallback: Fallback = field(default_factory=Fallback)
 
 
 class Transcriber:
@@ -120,6 +138,10 @@ class Transcription:
         )  # of a timestamp: 2 frames, 20 ms
         self.language = language_code(self.settings.language or self._detect_language())
         self.segments: list[Segment] = []
+        asked = self.settings.initial_prompt
+        self.initial = self.tokenizer.encode(" " + asked.strip()) if asked and asked.strip() else []
+        self.said = list(self.initial)  # the tokens so far
+        self.shown_from = 0  # of these, the first that the model is shown
         self.seek = 0  # the frame at which the next window begins
 
     def __iter__(self) -> Iterator[Window]:
@@ -150,23 +172,29 @@ class Transcription:
         size = min(WINDOW_FRAMES, self.frames - self.seek)
         mel = fit_frames(self.mel[:, self.seek : self.seek + size])
         audio = self.decoder.encode(mel[None])
-        result = self.decoder(audio, self.language, self.settings.task, self._prompt())[0]
-        if self._nobody_speaks(result):
+        settings = self.settings
+        fallback = settings.fallback
+        result = fallback(
+            self.decoder, audio, self.language, settings.task, self._prompt(), settings.search, [self.seek]
+        )[0]
+        if fallback.silent(result):
             self.seek += size
             return []
         pieces, advance = self._cut(result.tokens, size)
         segments = [self._segment(piece, result) for piece in pieces]
         self.seek += advance
-        return [segment for segment in segments if segment.end != segment.start and segment.text.strip()]
+        segments = [segment for segment in segments if segment.end != segment.start and segment.text.strip()]
+        self.said += [token for segment in segments for token in segment.tokens]
+        if not settings.condition_on_previous_text or result.temperature > DOUBTFUL:
+            self.shown_from = len(self.said)
+        return segments
 
     def _prompt(self) -> list[int]:
-        if not self.settings.condition_on_previous_text:
-            return []
-        return [token for segment in self.segments for token in segment.tokens]
-
-    def _nobody_speaks(self, result: DecodingResult) -> bool:
-        silent = result.no_speech_prob > self.settings.no_speech_threshold
-        return silent and result.avg_logprob <= self.settings.logprob_threshold
+        if not self.settings.carry_initial_prompt:
+            return self.said[self.shown_from :]
+        room = max(self.decoder.context // 2 - 1 - len(self.initial), 0)
+        since = self.said[max(len(self.initial), self.shown_from) :]
+        return self.initial + (since[-room:] if room else [])
 
     def _cut(self, tokens: list[int], size: int) -> tuple[list["_Piece"], int]:
         """Cut the tokens of a window of `size` frames where the end of one segment meets the start of the next.
@@ -199,6 +227,7 @@ class Transcription:
             avg_logprob=result.avg_logprob,
             no_speech_prob=result.no_speech_prob,
             compression_ratio=result.compression_ratio,
+            temperature=result.temperature,
         )
 
 

@@ -1,5 +1,6 @@
 """When a beam search has found enough, and which of the found texts is the best: one object for each row."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from core.generate.search import Hypothesis
@@ -113,8 +114,12 @@ class FirstFinished:
         self.closed = len(self.found) >= self.enough
 
     def best(self) -> Hypothesis:
-        """The one with the highest score; the first of several."""
-        return max(self.found, key=self._score)
+        """The one with the highest score."""
+        return self.better(self.found)
+
+    def better(self, texts: Sequence[Hypothesis]) -> Hypothesis:
+        """The one of some texts with the highest score; the first of several."""
+        return max(texts, key=self._score)
 
     def _score(self, text: Hypothesis) -> float:
         length = len(text.tokens)

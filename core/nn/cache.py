@@ -256,6 +256,15 @@ class Cache(Mapping[Any, dict[Any, Any]]):
         for slot in self.slots():
             slot.reorder(rows)
 
+    def swap(self, rows: Tensor) -> None:
+        """As `reorder`, for rows (B,) each of which looks at the same memory as the one in its place before.
+
+        What is kept of the memory, the larger part in beam search over audio or images, need not be copied.
+        """
+        for slot in self.slots():
+            if not isinstance(slot, Once):
+                slot.reorder(rows)
+
 
 def _leaves(tree: Mapping[Any, Any]) -> Iterator[Slot]:
     for child in tree.values():

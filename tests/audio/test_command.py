@@ -48,7 +48,7 @@ def test_files_are_written(model: str, jfk: str, tmp_path: Path, capsys: pytest.
     assert main(["transcribe", jfk, "--model", model, "--output", str(tmp_path / "new" / "speech.srt")]) == 0
     assert (tmp_path / "new" / "speech.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:07,740\nAnd so my")
     assert main(["transcribe", jfk, "--model", model, "-f", "vtt", "-o", str(tmp_path)]) == 0
-    assert (tmp_path / "jfk.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 --> 00:00:07.740\nAnd so my")
+    assert (tmp_path / "jfk.vtt").read_text().startswith("WEBVTT\n\n00:00.000 --> 00:07.740\nAnd so my")
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["jfk.vtt", "new", "speech.srt"]
 

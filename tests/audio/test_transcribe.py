@@ -9,9 +9,13 @@ import pytest
 import torch
 import whisper as openai_whisper
 
+from audio.decode import Search
+from audio.fallback import Fallback
 from audio.transcribe import Settings, Transcriber, Transcript
 from core.data.audio import read_audio
 from core.errors import InputError
+
+COLD = Fallback(temperatures=(0.0,))  # what is drawn at random can't equal what another program draws
 
 
 def reference(model: openai_whisper.Whisper, audio: torch.Tensor, **options: object) -> dict:
@@ -39,7 +43,7 @@ def assert_same(ours: Transcript, theirs: dict) -> None:
 def test_random_models(seed: int, condition: bool, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 47 + 55) * 0.1
-    settings = Settings(language="fr", condition_on_previous_text=condition)
+    settings = Settings(language="fr", condition_on_previous_text=condition, fallback=COLD)
     ours = Transcriber(model, settings=settings)(audio)
     assert ours.segments
     assert_same(ours, reference(other, audio, language="fr", condition_on_previous_text=condition))
@@ -49,7 +53,7 @@ def test_random_models(seed: int, condition: bool, random_models: Callable) -> N
 def test_language_is_detected_and_translated(vocab: int, random_models: Callable) -> None:
     model, other = random_models(vocab, 0)
     audio = torch.randn(16_000 * 5) * 0.1
-    ours = Transcriber(model, settings=Settings(task="translate"))(audio)
+    ours = Transcriber(model, settings=Settings(task="translate", fallback=COLD))(audio)
     assert_same(ours, reference(other, audio, task="translate"))
 
 
@@ -58,15 +62,43 @@ def test_windows_without_speech_are_skipped(threshold: float, random_models: Cal
     model, other = random_models(51_865, 0)
     audio = torch.randn(16_000 * 3) * 0.1
     # the random model is unsure of its text, so only the first threshold decides
-    ours = Transcriber(model, settings=Settings(language="en", no_speech_threshold=threshold))(audio)
+    fallback = Fallback(temperatures=(0.0,), no_speech_threshold=threshold)
+    ours = Transcriber(model, settings=Settings(language="en", fallback=fallback))(audio)
     theirs = reference(other, audio, language="en", no_speech_threshold=threshold)
     assert_same(ours, theirs)
     assert bool(ours.segments) == (threshold == 1.0)
 
 
+PROMPTS = {
+    "before the first window": {"initial_prompt": "Glossary: Zyntriqix, Digique Plus."},
+    "before every window": {"initial_prompt": "Glossary: Zyntriqix.", "carry_initial_prompt": True},
+    "alone": {"initial_prompt": "Hi.", "carry_initial_prompt": True, "condition_on_previous_text": False},
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_initial_prompt(name: str, seed: int, random_models: Callable) -> None:
+    model, other = random_models(51_865, seed)
+    audio = torch.randn(16_000 * 70) * 0.1
+    ours = Transcriber(model, settings=Settings(language="en", fallback=COLD, **PROMPTS[name]))(audio)
+    assert ours.segments
+    assert_same(ours, reference(other, audio, language="en", **PROMPTS[name]))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_beams(seed: int, random_models: Callable) -> None:
+    model, other = random_models(51_865, seed)
+    audio = torch.randn(16_000 * 40) * 0.1
+    search = Search(beams=3, patience=1.5, length_penalty=0.5)
+    ours = Transcriber(model, settings=Settings(language="en", fallback=COLD, search=search))(audio)
+    assert ours.segments
+    assert_same(ours, reference(other, audio, language="en", beam_size=3, patience=1.5, length_penalty=0.5))
+
+
 def test_windows_tell_how_far_it_is(random_models: Callable) -> None:
     model, _ = random_models(51_865, 0)
-    job = Transcriber(model, settings=Settings(language="en")).start(torch.randn(16_000 * 40) * 0.1)
+    job = Transcriber(model, settings=Settings(language="en", fallback=COLD)).start(torch.randn(16_000 * 40) * 0.1)
     windows = list(job)
     positions = [window.position for window in windows]
     assert positions == sorted(set(positions))
@@ -119,7 +151,17 @@ def test_jfk(tiny_en: tuple, assets: Path) -> None:
 )
 def test_real_clips_equal_openais(name: str, tiny_en: tuple, assets: Path) -> None:
     audio = read_audio(assets / "speech" / name)
-    assert_same(Transcriber(tiny_en[0])(audio), reference(tiny_en[1], audio))
+    assert_same(Transcriber(tiny_en[0], settings=Settings(fallback=COLD))(audio), reference(tiny_en[1], audio))
+
+
+@pytest.mark.parametrize("name", ["jfk.flac", "leopard/quilter.wav", "ljspeech/LJ-all"])
+def test_beam_5_equals_openais(name: str, tiny_en: tuple, assets: Path) -> None:
+    folder = assets / "speech" / "ljspeech"
+    paths = sorted(folder.glob("*.wav")) if name.startswith("ljspeech") else [assets / "speech" / name]
+    transcriber = Transcriber(tiny_en[0], settings=Settings(fallback=COLD, search=Search(beams=5)))
+    for path in paths:
+        audio = read_audio(path)
+        assert_same(transcriber(audio), reference(tiny_en[1], audio, beam_size=5))
 
 
 def test_long_audio_equals_openais(tiny_en: tuple, assets: Path) -> None:
@@ -127,7 +169,7 @@ def test_long_audio_equals_openais(tiny_en: tuple, assets: Path) -> None:
     pause = torch.zeros(16_000 * 35)  # longer than a window: one is skipped, or invented, as the reference does
     audio = torch.cat([*clips[:8], pause, *clips[8:]])
     assert len(audio) > 16_000 * 120
-    ours = Transcriber(tiny_en[0])(audio)
+    ours = Transcriber(tiny_en[0], settings=Settings(fallback=COLD))(audio)
     assert len(ours.segments) > 5
     assert_same(ours, reference(tiny_en[1], audio))
 
