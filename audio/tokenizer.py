@@ -18,14 +18,15 @@ import tiktoken
 from audio.languages import LANGUAGES, language_code
 from core.errors import InputError
 
-__all__ = ["Task", "Tokenizer"]
+__all__ = ["WITHOUT_SPACES", "Task", "Tokenizer"]
 
 Task = Literal["transcribe", "translate"]
+
+WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # words can't be told apart by spaces
 
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|> in steps of 20 ms
 
 _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # GPT-2's pre-tokenizer
-_WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # words can't be told apart by spaces
 _INCOMPLETE = "\ufffd"  # what bytes decode to that are not yet a whole character
 
 # Speaker tags, brackets and music: written, not spoken. Hyphen and quote are fine within a word only.
@@ -155,7 +156,7 @@ class Tokenizer:
 
         Words begin at a space, punctuation stands alone; languages written without spaces are split at each character.
         """
-        if language in _WITHOUT_SPACES:
+        if language in WITHOUT_SPACES:
             return self.split_on_unicode(tokens)
         return self.split_on_spaces(tokens)
 

@@ -54,18 +54,16 @@ def listen(root: Path, model: str = "tiny.en") -> Listening:
 
 def words(text: str) -> list[str]:
     """The words as they are compared: Whisper's English normalisation of case, punctuation and numbers."""
-    from whisper_normalizer.english import EnglishTextNormalizer
+    from audio.wer import normalizer
 
-    return EnglishTextNormalizer()(text).split()
+    return normalizer("en")(text).split()
 
 
 def word_error_rate(clips: list[Clip]) -> float:
     """Wrong, missing and added words over all clips as a share of the words that were read (0..1)."""
-    import jiwer
+    from audio import wer
 
-    read = [" ".join(words(clip.reference)) for clip in clips]
-    heard = [" ".join(words(clip.transcript.text)) for clip in clips]
-    return float(jiwer.wer(read, heard))
+    return wer.word_error_rate([clip.reference for clip in clips], [clip.transcript.text for clip in clips])
 
 
 def marked(clip: Clip) -> str:
