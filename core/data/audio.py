@@ -4,11 +4,13 @@ wav, flac, ogg and mp3 are read by libsndfile (soundfile); m4a, mp4, webm and ot
 ``media``).
 """
 
+import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,20 @@ _FILTER = {"lowpass_filter_width": 16, "rolloff": 0.97, "resampling_method": "si
 _CONTAINERS = "mov,matroska,asf,avi,flac,ogg,mp3,wav,aac,ac3,eac3,aiff,caf,amr,ape,au,flv,mpeg,mpegts,tta,wv,w64,dsf"
 
 
-def read_audio(path: str | os.PathLike[str], rate: int = 16_000, longest: float = LONGEST) -> Tensor:
-    """The recording in the file `path`, channels averaged, at `rate` Hz: (samples,), float32 in [-1, 1].
+def read_audio(
+    source: str | os.PathLike[str] | bytes, rate: int = 16_000, longest: float = LONGEST, name: str = "audio"
+) -> Tensor:
+    """The recording in the file `source`, channels averaged, at `rate` Hz: (samples,), float32 in [-1, 1].
+
+    `source` may also be what is in a file; errors then call it `name`.
 
     Raises InputError, naming the file, when it is missing, empty, a folder, no audio, damaged, cut short (flac),
     without an audio stream, or lasts more than `longest` seconds.
     """
-    path = Path(path)
-    _check_file(path)
-    with _opened(path) as (blocks, source_rate):
+    content = source if isinstance(source, bytes) else None
+    path = Path(name if isinstance(source, bytes) else source)
+    _check_file(path, content)
+    with _opened(path, content) as (blocks, source_rate):
         if not _RATES[0] <= source_rate <= _RATES[1]:
             raise InputError(f"{path} claims {source_rate} samples a second: expected {_RATES[0]} to {_RATES[1]}")
         checked = _checked(path, blocks, source_rate, longest)
@@ -60,7 +67,11 @@ def resample(audio: Tensor, source_rate: int, rate: int) -> Tensor:
     return torch.cat(list(_resampled([audio], source_rate, rate)))
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, content: bytes | None = None) -> None:
+    if content is not None:
+        if not content:
+            raise InputError(f"{path} is empty (0 bytes): expected audio")
+        return
     if path.is_dir():
         raise InputError(f"{path} is a folder: give an audio file")
     if not path.exists():
@@ -72,12 +83,12 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Iterator[Tensor], int]]:
-    """Blocks of mono samples, and their rate, by the first library that can read the file."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[tuple[Iterator[Tensor], int]]:
+    """Blocks of mono samples, and their rate, by the first library that can read the file, or what is in it."""
     try:
-        sound = _Stream(path)
+        sound = _Stream(path if content is None else io.BytesIO(content))
     except soundfile.LibsndfileError as error:
-        with _opened_by_ffmpeg(path, _reason(error)) as opened:
+        with _opened_by_ffmpeg(path, content, _reason(error)) as opened:
             yield opened
         return
     with sound:
@@ -110,7 +121,7 @@ def _soundfile_blocks(path: Path, sound: _Stream) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _opened_by_ffmpeg(path: Path, refusal: str) -> Iterator[tuple[Iterator[Tensor], int]]:
+def _opened_by_ffmpeg(path: Path, content: bytes | None, refusal: str) -> Iterator[tuple[Iterator[Tensor], int]]:
     try:
         import av
     except ImportError as error:
@@ -118,7 +129,8 @@ def _opened_by_ffmpeg(path: Path, refusal: str) -> Iterator[tuple[Iterator[Tenso
             f"{path} is not readable as wav, flac, ogg or mp3 ({refusal}): "
             "for other formats, pip install 'sensorium[media]'"
         ) from error
-    with path.open("rb") as file:  # a file object, never a name: FFmpeg would also take addresses
+    # a file object, never a name: FFmpeg would also take addresses
+    with path.open("rb") if content is None else io.BytesIO(content) as file:
         try:
             container = av.open(file, options={"format_whitelist": _CONTAINERS, "protocol_whitelist": ""})
         except (av.FFmpegError, ValueError) as error:
@@ -166,13 +178,11 @@ def _resampled(blocks: Iterable[Tensor], source_rate: int, rate: int) -> Iterato
     if source_rate == rate:
         yield from blocks
         return
-    from torchaudio.transforms import Resample  # imported here: most tools of ours never resample
-
     # An odd rate (44,099 Hz) would need a filter bank of gigabytes. The nearest simple ratio is off by 2.5e-4 in the
     # worst case, by 1e-6 for the rates of old machines.
     ratio = Fraction(rate, source_rate).limit_denominator(2_000)
     new, old = ratio.numerator, ratio.denominator
-    filtered = Resample(old, new, dtype=torch.float64, **_FILTER).float()  # made in float32 its taps are off by 1e-5
+    filtered = _filtered(old, new)
     context = -(-filtered.width // old) * old if new != old else 0  # whole steps of `old` samples
     held = torch.zeros(0)
     left = 0  # samples at the start of `held` that were resampled before
@@ -185,6 +195,14 @@ def _resampled(blocks: Iterable[Tensor], source_rate: int, rate: int) -> Iterato
             held, left = held[left + ready - keep :], keep
     if len(held):
         yield filtered(held)[left * new // old :]
+
+
+@lru_cache(maxsize=8)  # making one takes longer than using it on a spoken word
+def _filtered(old: int, new: int) -> Any:
+    """What resamples a signal from `old` to `new` samples in the same time."""
+    from torchaudio.transforms import Resample  # imported here: most tools of ours never resample
+
+    return Resample(old, new, dtype=torch.float64, **_FILTER).float()  # made in float32 its taps are off by 1e-5
 
 
 def _broken(path: Path, seconds: float, reason: str) -> str:
