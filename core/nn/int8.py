@@ -23,6 +23,7 @@ from .norm import LayerNorm
 __all__ = ["CodedLinear", "CodedNorm", "Ranges", "coded", "observed"]
 
 TINY = 1e-12
+MIDDLE = 128  # the integer that means 0 where both signs occur: oneDNN has no fast kernel for signed inputs without AMX
 LOWEST_GELU = 0.17  # GELU is nowhere below -0.17
 
 
@@ -59,7 +60,7 @@ def observed(model: nn.Module) -> Iterator[Ranges]:
 
 
 class CodedNorm(nn.Module):
-    """A LayerNorm that returns 8-bit integers.
+    """A LayerNorm that returns 8-bit integers, of which 128 means 0.
 
     Args:
         norm: computed in float32; its weights are no buffers, which a conversion of the model would round.
@@ -71,13 +72,14 @@ class CodedNorm(nn.Module):
         self.shape, self.eps = norm.normalized_shape, norm.eps
         weight = torch.ones_like(scales) if norm.weight is None else norm.weight.detach().float()
         self.weight = weight / scales
-        self.bias = None if norm.bias is None else norm.bias.detach().float() / scales
+        # the conversion to integers cuts off what is behind the point: with a half more it rounds
+        self.bias = MIDDLE + 0.5 + (torch.zeros_like(scales) if norm.bias is None else norm.bias.detach().float() / scales)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., dim) bfloat16 to int8."""
+        """Map (..., dim) bfloat16 to uint8."""
         # float32: its elementwise kernels take half the time of those of bfloat16, the conversion included
         y = F.layer_norm(x.float(), self.shape, self.weight, self.bias, self.eps)
-        return y.clamp_(-127, 127).round_().to(torch.int8)
+        return y.clamp_(1, 255).to(torch.uint8)
 
 
 class CodedLinear(Frozen):
@@ -86,7 +88,7 @@ class CodedLinear(Frozen):
     Args:
         linear: the layer that it approximates.
         scale: what one step of the input's integers is worth; channels with scales of their own are in ``even``.
-        zero: the integer that means 0: with one, the input is uint8.
+        zero: the integer that means 0.
         even: (in_features,) the input's channels come divided by these.
         gelu: None, or how GELU follows: ``"none"`` exactly, ``"tanh"`` approximately.
         returned: (scale, zero) of a uint8 result; None returns bfloat16.
@@ -96,7 +98,7 @@ class CodedLinear(Frozen):
         self,
         linear: nn.Linear,
         scale: float,
-        zero: int = 0,
+        zero: int = MIDDLE,
         even: Tensor | None = None,
         gelu: str | None = None,
         returned: tuple[float, int] | None = None,
@@ -114,7 +116,7 @@ class CodedLinear(Frozen):
         self.returned = (1.0, 0, torch.bfloat16) if returned is None else (*returned, torch.uint8)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) integers to (..., out_features)."""
+        """Map (..., in_features) uint8 to (..., out_features)."""
         scale, zero, dtype = self.returned
         weight = (self.weight, self.scales, self.zeros)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(

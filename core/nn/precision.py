@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .branch import folded, joined
 from .frozen import Frozen
-from .int8 import coded, observed
+from .int8 import MIDDLE, coded, observed
 
 __all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
 
@@ -71,9 +71,9 @@ class Int8Linear(Frozen):
         least, most = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
         # 126, not 127: in bfloat16 the quotient may exceed it by half a percent, and must not wrap around
         scale = torch.maximum(-least, most).clamp_min_(1e-12) / 126  # (N, 1)
-        codes = (rows * scale.reciprocal()).round_().to(torch.int8)
+        codes = (rows * scale.reciprocal()).round_().add_(MIDDLE).to(torch.uint8)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            codes, 1.0, 0, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            codes, 1.0, MIDDLE, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias.to(y.dtype), y, scale.to(y.dtype), out=y)
         return y.to(x.dtype).unflatten(0, x.shape[:-1])
