@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .branch import folded, joined
 from .frozen import Frozen
-from .int8 import MIDDLE, coded, observed
+from .int8 import coded, observed
+from .rowwise import Int8Linear
 
 __all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
 
@@ -46,37 +47,6 @@ class PackedLinear(Frozen):
         """The result for x, plus ``other`` of its shape."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
         return y
-
-
-class Int8Linear(Frozen):
-    """A linear layer of 8-bit integers: weights with a scale per output channel, inputs with a scale per token.
-
-    A scale per token, found in each call, keeps the result of a row independent of the rows beside it.
-
-    Args:
-        linear: the layer that it approximates; its weight is on a processor.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear)
-        weight = linear.weight.detach().float()
-        self.scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        codes = (weight / self.scales[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
-        self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features) of the same type, float32 or bfloat16."""
-        rows = x.reshape(-1, self.in_features)
-        least, most = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-        # 126, not 127: in bfloat16 the quotient may exceed it by half a percent, and must not wrap around
-        scale = torch.maximum(-least, most).clamp_min_(1e-12) / 126  # (N, 1)
-        codes = (rows * scale.reciprocal()).round_().add_(MIDDLE).to(torch.uint8)
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            codes, 1.0, MIDDLE, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias.to(y.dtype), y, scale.to(y.dtype), out=y)
-        return y.to(x.dtype).unflatten(0, x.shape[:-1])
 
 
 def replaced(
