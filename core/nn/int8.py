@@ -73,7 +73,9 @@ class CodedNorm(nn.Module):
         weight = torch.ones_like(scales) if norm.weight is None else norm.weight.detach().float()
         self.weight = weight / scales
         # the conversion to integers cuts off what is behind the point: with a half more it rounds
-        self.bias = MIDDLE + 0.5 + (torch.zeros_like(scales) if norm.bias is None else norm.bias.detach().float() / scales)
+        self.bias = (
+            MIDDLE + 0.5 + (torch.zeros_like(scales) if norm.bias is None else norm.bias.detach().float() / scales)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., dim) bfloat16 to uint8."""
