@@ -8,11 +8,11 @@ import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import soundfile
 import torch
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from core.errors import InputError
 
-__all__ = ["LONGEST", "read_audio", "resample"]
+__all__ = ["LONGEST", "Recording", "read_audio", "resample"]
+
+Source = str | os.PathLike[str] | bytes | BinaryIO
 
 LONGEST = 12 * 3600.0  # seconds: a small file can unpack to days of silence, and has to stop somewhere
 
@@ -38,28 +40,59 @@ _FILTER = {"lowpass_filter_width": 16, "rolloff": 0.97, "resampling_method": "si
 _CONTAINERS = "mov,matroska,asf,avi,flac,ogg,mp3,wav,aac,ac3,eac3,aiff,caf,amr,ape,au,flv,mpeg,mpegts,tta,wv,w64,dsf"
 
 
-def read_audio(
-    source: str | os.PathLike[str] | bytes, rate: int = 16_000, longest: float = LONGEST, name: str = "audio"
-) -> Tensor:
-    """The recording in the file `source`, channels averaged, at `rate` Hz: (samples,), float32 in [-1, 1].
+class Recording:
+    """A recording that is read a block at a time, as often as one likes: hours of it need no memory.
 
-    `source` may also be what is in a file; errors then call it `name`.
-
-    Raises InputError, naming the file, when it is missing, empty, a folder, no audio, damaged, cut short (flac),
-    without an audio stream, or lasts more than `longest` seconds.
+    Attributes:
+        name: what errors call it.
+        rate: of the blocks, Hz.
+        promised: how long it says that it is, in seconds; None when it doesn't say.
     """
-    content = source if isinstance(source, bytes) else None
-    path = Path(name if isinstance(source, bytes) else source)
-    _check_file(path, content)
-    with _opened(path, content) as (blocks, source_rate):
-        if not _RATES[0] <= source_rate <= _RATES[1]:
-            raise InputError(f"{path} claims {source_rate} samples a second: expected {_RATES[0]} to {_RATES[1]}")
-        checked = _checked(path, blocks, source_rate, longest)
-        parts = list(_resampled(checked, source_rate, rate))
-    audio = torch.cat(parts) if parts else torch.zeros(0)
-    if not len(audio):
-        raise InputError(f"{path} holds no audio: its length is 0 seconds")
-    return audio.clamp_(-1.0, 1.0)
+
+    def __init__(
+        self, source: Source, rate: int = 16_000, longest: float = LONGEST, name: str | os.PathLike[str] = "audio"
+    ) -> None:
+        """`source` is a file's path, what is in a file, or an open binary file that can seek; the latter need a `name`.
+
+        Raises InputError, naming the file, when it is missing, empty, a folder, no audio, without an audio stream, or
+        says that it lasts more than `longest` seconds.
+        """
+        self.content = None if isinstance(source, str | os.PathLike) else source
+        self.name = Path(source if isinstance(source, str | os.PathLike) else name)
+        self.rate = rate
+        self.longest = longest
+        _check_file(self.name, self.content)
+        with _opened(self.name, self.content) as opened:
+            self.promised = opened.promised
+            if not _RATES[0] <= opened.rate <= _RATES[1]:
+                raise InputError(
+                    f"{self.name} claims {opened.rate} samples a second: expected {_RATES[0]} to {_RATES[1]}"
+                )
+        if self.promised is not None and self.promised > longest:
+            raise InputError(_too_long(self.name, longest))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Read it from the start: (samples,), float32 in [-1, 1], channels averaged.
+
+        Raises InputError, naming the file, when it is damaged, cut short (flac), of length 0, or lasts more than
+        `longest` seconds.
+        """
+        empty = True
+        with _opened(self.name, self.content) as opened:
+            checked = _checked(self.name, opened.blocks, opened.rate, self.longest)
+            for block in _resampled(checked, opened.rate, self.rate):
+                empty = empty and not len(block)
+                yield block.clamp_(-1.0, 1.0)
+        if empty:
+            raise InputError(f"{self.name} holds no audio: its length is 0 seconds")
+
+
+def read_audio(source: Source, rate: int = 16_000, longest: float = LONGEST, name: str = "audio") -> Tensor:
+    """All of a :class:`Recording` at once: (samples,), float32 in [-1, 1] at `rate` Hz, channels averaged.
+
+    Raises InputError as that does.
+    """
+    return torch.cat(list(Recording(source, rate, longest, name).blocks()))
 
 
 def resample(audio: Tensor, source_rate: int, rate: int) -> Tensor:
@@ -67,9 +100,17 @@ def resample(audio: Tensor, source_rate: int, rate: int) -> Tensor:
     return torch.cat(list(_resampled([audio], source_rate, rate)))
 
 
-def _check_file(path: Path, content: bytes | None = None) -> None:
+class _Opened(NamedTuple):
+    """A file that is being read."""
+
+    blocks: Iterator[Tensor]  # of mono samples
+    rate: int  # samples a second
+    promised: float | None  # seconds
+
+
+def _check_file(path: Path, content: bytes | BinaryIO | None) -> None:
     if content is not None:
-        if not content:
+        if content == b"":
             raise InputError(f"{path} is empty (0 bytes): expected audio")
         return
     if path.is_dir():
@@ -83,16 +124,26 @@ def _check_file(path: Path, content: bytes | None = None) -> None:
 
 
 @contextmanager
-def _opened(path: Path, content: bytes | None = None) -> Iterator[tuple[Iterator[Tensor], int]]:
-    """Blocks of mono samples, and their rate, by the first library that can read the file, or what is in it."""
+def _opened(path: Path, content: bytes | BinaryIO | None) -> Iterator[_Opened]:
+    """Opened by the first library that can read the file, or what is in it."""
     try:
-        sound = _Stream(path if content is None else io.BytesIO(content))
+        sound = _Stream(path if content is None else _rewound(content))
     except soundfile.LibsndfileError as error:
         with _opened_by_ffmpeg(path, content, _reason(error)) as opened:
             yield opened
         return
     with sound:
-        yield _soundfile_blocks(path, sound), sound.samplerate
+        said = 0 < sound.frames < _UNKNOWN_LENGTH
+        yield _Opened(
+            _soundfile_blocks(path, sound), sound.samplerate, sound.frames / sound.samplerate if said else None
+        )
+
+
+def _rewound(content: bytes | BinaryIO) -> BinaryIO:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    content.seek(0)
+    return content
 
 
 class _Stream(soundfile.SoundFile):
@@ -121,7 +172,7 @@ def _soundfile_blocks(path: Path, sound: _Stream) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _opened_by_ffmpeg(path: Path, content: bytes | None, refusal: str) -> Iterator[tuple[Iterator[Tensor], int]]:
+def _opened_by_ffmpeg(path: Path, content: bytes | BinaryIO | None, refusal: str) -> Iterator[_Opened]:
     try:
         import av
     except ImportError as error:
@@ -130,16 +181,17 @@ def _opened_by_ffmpeg(path: Path, content: bytes | None, refusal: str) -> Iterat
             "for other formats, pip install 'sensorium[media]'"
         ) from error
     # a file object, never a name: FFmpeg would also take addresses
-    with path.open("rb") if content is None else io.BytesIO(content) as file:
+    with path.open("rb") if content is None else nullcontext(_rewound(content)) as file:
         try:
-            container = av.open(file, options={"format_whitelist": _CONTAINERS, "protocol_whitelist": ""})
+            container = av.open(file, "r", options={"format_whitelist": _CONTAINERS, "protocol_whitelist": ""})
         except (av.FFmpegError, ValueError) as error:
             raise InputError(f"{path} is not audio in a known format ({_reason(error)})") from error
         with container:
             if not container.streams.audio:
                 raise InputError(f"{path} holds no audio stream")
             stream = container.streams.audio[0]
-            yield _ffmpeg_blocks(path, container, stream), stream.rate or 0
+            promised = container.duration / av.time_base if container.duration else None
+            yield _Opened(_ffmpeg_blocks(path, container, stream), stream.rate or 0, promised)
 
 
 def _ffmpeg_blocks(path: Path, container: Any, stream: Any) -> Iterator[Tensor]:
@@ -165,7 +217,7 @@ def _checked(path: Path, blocks: Iterable[Tensor], rate: int, longest: float) ->
     for block in blocks:
         seconds += len(block) / rate
         if seconds > longest:
-            raise InputError(f"{path} is longer than {longest / 3600:g} hours: cut it into parts")
+            raise InputError(_too_long(path, longest))
         if not block.isfinite().all():
             raise InputError(
                 f"{path} holds samples that are no numbers (NaN or infinite), within {seconds:.0f} s of its start"
@@ -203,6 +255,10 @@ def _filtered(old: int, new: int) -> Any:
     from torchaudio.transforms import Resample  # imported here: most tools of ours never resample
 
     return Resample(old, new, dtype=torch.float64, **_FILTER).float()  # made in float32 its taps are off by 1e-5
+
+
+def _too_long(path: Path, longest: float) -> str:
+    return f"{path} is longer than {longest / 3600:g} hours: cut it into parts, or raise the limit"
 
 
 def _broken(path: Path, seconds: float, reason: str) -> str:

@@ -1,6 +1,7 @@
 """Reading recordings: against FFmpeg, torchaudio and what was written; and everything that can be wrong with a file."""
 
 import builtins
+import io
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from torchaudio.functional import resample as torchaudio_resample
 
 from core.data import audio as module
-from core.data.audio import read_audio, resample
+from core.data.audio import Recording, read_audio, resample
 from core.errors import InputError
 
 FILTER = {"lowpass_filter_width": 16, "rolloff": 0.97, "resampling_method": "sinc_interp_kaiser", "beta": 9.0}
@@ -110,13 +111,18 @@ def test_other_containers(ending: str, tmp_path: Path) -> None:
     torch.testing.assert_close(ours[2_000:170_000], theirs[2_000:170_000], rtol=0, atol=2e-3)
 
 
-def test_flac_of_unknown_length(tmp_path: Path) -> None:
-    sound = tone(1, 16_000)
+def unknown_length(tmp_path: Path, sound: np.ndarray) -> Path:
+    """b.flac, which doesn't say how long it is, beside a.flac, which does."""
     soundfile.write(tmp_path / "a.flac", sound, 16_000)
     data = bytearray((tmp_path / "a.flac").read_bytes())
     data[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples: what a recorder that streams leaves empty
     data[22:26] = bytes(4)
     (tmp_path / "b.flac").write_bytes(data)
+    return tmp_path / "b.flac"
+
+
+def test_flac_of_unknown_length(tmp_path: Path) -> None:
+    unknown_length(tmp_path, tone(1, 16_000))
     assert torch.equal(read_audio(tmp_path / "b.flac"), read_audio(tmp_path / "a.flac"))
 
 
@@ -226,5 +232,39 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", np.zeros(16_000 * 60, np.int16), 16_000)
     assert (tmp_path / "a.flac").stat().st_size < 20_000
     assert len(read_audio(tmp_path / "a.flac", longest=60)) == 960_000
-    with pytest.raises(InputError, match=r"a\.flac is longer than 0.01 hours: cut it"):
+    with pytest.raises(InputError, match=r"a\.flac is longer than 0.01 hours: cut it into parts, or raise the limit"):
         read_audio(tmp_path / "a.flac", longest=36)
+
+
+def test_a_bomb_that_hides_its_length(tmp_path: Path) -> None:
+    path = unknown_length(tmp_path, tone(60, 16_000))
+    recording = Recording(path, longest=36)
+    assert recording.promised is None
+    with pytest.raises(InputError, match=r"b\.flac is longer than 0.01 hours"):
+        list(recording.blocks())
+
+
+@pytest.mark.parametrize("ending", ["wav", "mp3", "m4a"])
+def test_a_recording_is_read_as_often_as_one_likes(ending: str, tmp_path: Path) -> None:
+    path, sound = tmp_path / f"a.{ending}", np.stack([tone(25, 48_000)] * 2)
+    if ending == "m4a":
+        encode(path, "aac", sound)
+    else:
+        soundfile.write(path, sound.T, 48_000)
+    recording = Recording(path)
+    assert recording.promised == pytest.approx(25, abs=0.1)
+    blocks = list(recording.blocks())
+    assert all(len(block) <= 10.1 * 16_000 for block in blocks)
+    whole = torch.cat(blocks)
+    assert torch.equal(torch.cat(list(recording.blocks())), whole)
+    assert torch.equal(read_audio(path), whole)
+    with path.open("rb") as file:
+        opened = Recording(file, name="standard input")
+        assert torch.equal(torch.cat(list(opened.blocks())), whole)
+        assert torch.equal(torch.cat(list(opened.blocks())), whole)
+    assert torch.equal(read_audio(path.read_bytes()), whole)
+
+
+def test_errors_name_what_has_no_path() -> None:
+    with pytest.raises(InputError, match=r"^standard input is not "):
+        Recording(io.BytesIO(b"not audio" * 50), name="standard input")
