@@ -1,7 +1,8 @@
-"""One engine that generates tokens: rules and choosers (`sampling`), loops (`search`, `beam`)."""
+"""One engine that generates tokens: rules (`sampling`, `guards`), choosers, loops (`search`, `beam`, `speculative`)."""
 
 from core.generate.beam import BeamStep, beam_search
 from core.generate.finish import Finish, FirstFinished, NothingBetter
+from core.generate.guards import AfterPrompt, NoRepeatNGram, RepetitionPenalty
 from core.generate.sampling import (
     Chooser,
     Drawn,
@@ -13,11 +14,15 @@ from core.generate.sampling import (
     SuppressAtBegin,
     TopK,
     TopP,
+    drawn_from,
     most_likely,
 )
 from core.generate.search import Hypothesis, Step, generate
+from core.generate.speculative import Agreement, Judge, Rejection, RewindStep, speculate
 
 __all__ = [
+    "AfterPrompt",
+    "Agreement",
     "BeamStep",
     "Chooser",
     "Drawn",
@@ -25,8 +30,13 @@ __all__ = [
     "FirstFinished",
     "ForcePrefix",
     "Hypothesis",
+    "Judge",
     "MinLength",
+    "NoRepeatNGram",
     "NothingBetter",
+    "Rejection",
+    "RepetitionPenalty",
+    "RewindStep",
     "Rule",
     "Sample",
     "Step",
@@ -35,6 +45,8 @@ __all__ = [
     "TopK",
     "TopP",
     "beam_search",
+    "drawn_from",
     "generate",
     "most_likely",
+    "speculate",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "SuppressAtBegin",
     "TopK",
     "TopP",
+    "drawn_from",
     "most_likely",
 ]
 
@@ -145,6 +146,14 @@ class Drawn:
     def __call__(self, logits: Tensor) -> Tensor:
         draws = self.draws(self.step).to(logits.device, torch.float64)
         self.step += 1
-        total = (logits.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        # scaled by the last sum, which rounding may leave below 1; never on a token without probability
-        return torch.searchsorted(total, draws[:, None] * total[:, -1:], right=True)[:, 0]
+        return drawn_from((logits.double() / self.temperature).softmax(dim=-1), draws)
+
+
+def drawn_from(weights: Tensor, draws: Tensor) -> Tensor:
+    """A token of each row by its weights (B, V), of any sum, where `draws` (B,) in [0, 1) fall among them: (B,).
+
+    Both are float64. A token of weight 0 is never drawn.
+    """
+    total = weights.cumsum(dim=-1)
+    # scaled by the last sum, which rounding may leave below 1
+    return torch.searchsorted(total, draws[:, None] * total[:, -1:], right=True)[:, 0]

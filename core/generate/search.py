@@ -36,6 +36,14 @@ class Hypothesis:
         """The natural logarithm of the whole sequence's probability, with the stop token's if it was reached."""
         return sum(self.logprobs)
 
+    @classmethod
+    def until(cls, stop: int, tokens: list[int], logprobs: list[float]) -> "Hypothesis":
+        """What a row has chosen, up to its first `stop`, which it went on with if others were not done."""
+        if stop not in tokens:
+            return cls(tokens, logprobs, finished=False)
+        end = tokens.index(stop)
+        return cls(tokens[:end], logprobs[: end + 1], finished=True)
+
 
 @torch.inference_mode()
 def generate(
@@ -70,11 +78,4 @@ def generate(
         if done.all():
             break
     scores = torch.stack(logprobs, dim=1) if logprobs else torch.zeros(tokens.shape)
-    return [_hypothesis(row, score, stop) for row, score in zip(tokens.tolist(), scores.tolist(), strict=True)]
-
-
-def _hypothesis(tokens: list[int], logprobs: list[float], stop: int) -> Hypothesis:
-    if stop not in tokens:
-        return Hypothesis(tokens, logprobs, finished=False)
-    end = tokens.index(stop)
-    return Hypothesis(tokens[:end], logprobs[: end + 1], finished=True)
+    return [Hypothesis.until(stop, row, score) for row, score in zip(tokens.tolist(), scores.tolist(), strict=True)]

@@ -36,6 +36,14 @@ class Slot:
         """Continue with the given rows of the batch (beam search): ``rows`` (new B,) integers."""
         raise NotImplementedError
 
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first ``length`` (speculative decoding).
+
+        Raises:
+            TypeError: if the slot can't, because it forgets by itself.
+        """
+        raise TypeError(f"a {type(self).__name__} slot can't be truncated: use Growing or Static slots")
+
 
 class Growing(Slot):
     """Keeps everything, in buffers that double when they are full, so that a step copies only its own tokens."""
@@ -61,6 +69,11 @@ class Growing(Slot):
         if self._k is not None and self._v is not None:
             self._k, self._v = self._k[rows], self._v[rows]
             self._tokens = _picked(self._tokens, rows)
+
+    def truncate(self, length: int) -> None:
+        """Forget the rest; the buffers stay."""
+        self.length = min(length, self.length)
+        self._tokens = self._tokens.map(lambda fact: fact[:, : self.length])
 
     def _append(self, buffer: Tensor | None, new: Tensor, start: int) -> Tensor:
         end = start + new.shape[2]
@@ -130,6 +143,12 @@ class Static(Slot):
             self._k, self._v, self._index = self._k[rows], self._v[rows], self._index[rows]
             self._segment = None if self._segment is None else self._segment[rows]
             self._coords = None if self._coords is None else self._coords[rows]
+
+    def truncate(self, length: int) -> None:
+        """Forget the rest: what is written next takes its place."""
+        if self._index is not None:
+            self._index[:, length:] = -1
+            self.length = torch.as_tensor(self.length).clamp(max=length)
 
     def flatten(self) -> tuple[list[Any], int]:
         """Return the tensors, and what else it takes to :meth:`build` the slot again."""
@@ -211,6 +230,9 @@ class Once(Slot):
             k, v, tokens = self._held
             self._held = k[rows], v[rows], _picked(tokens, rows)
 
+    def truncate(self, length: int) -> None:
+        """Keep all: it is none of the tokens."""
+
     def flatten(self) -> tuple[list[Any], None]:
         """Return the tensors, of which there are none before the first call; packed rows lose their host lengths."""
         return [] if self._held is None else [*self._held[:2], *self._held[2][:3]], None
@@ -255,6 +277,11 @@ class Cache(Mapping[Any, dict[Any, Any]]):
         """Continue every slot with the given rows of the batch (new B,)."""
         for slot in self.slots():
             slot.reorder(rows)
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first ``length``, which may then be followed by others."""
+        for slot in self.slots():
+            slot.truncate(length)
 
     def swap(self, rows: Tensor) -> None:
         """As `reorder`, for rows (B,) each of which looks at the same memory as the one in its place before.

@@ -122,6 +122,42 @@ def test_reordered_beams_continue_their_own_history(slot):
     torch.testing.assert_close(in_steps(model, x[:, 6:], cache, [1] * 6), expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("slot", ["growing", "static", "growing under a window", "static under a window"])
+@pytest.mark.parametrize("kept", [0, 3, 6])
+def test_what_was_taken_back_is_forgotten(slot, kept):
+    make, rule = SLOTS[slot]
+    model = decoder(rule)
+    x, memory = inputs()
+    other = torch.randn_like(x)
+    other[:, :kept] = x[:, :kept]
+    for facts in (Tokens(), Tokens(index=torch.arange(LENGTH).expand(ROWS, -1))):
+        cache = model.cache(make)
+        before = facts.map(lambda fact: fact[:, :6])
+        in_steps(model, x[:, :6], cache, [4, 2], memory, before)
+        cache.truncate(kept)
+        assert int(cache.length) == kept
+        after = facts.map(lambda fact, kept=kept: fact[:, kept:])
+        found = in_steps(model, other[:, kept:], cache, [1] * (LENGTH - kept), tokens=after)
+        expected = model(other, Ctx(memory=memory)).x[:, kept:]
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_truncating_to_more_than_there_is_changes_nothing():
+    for make in (Growing, lambda: Static(LENGTH)):
+        model = decoder()
+        x, memory = inputs()
+        cache = model.cache(make)
+        cache.truncate(3)
+        in_steps(model, x[:, :5], cache, [5], memory)
+        cache.truncate(9)
+        assert int(cache.length) == 5
+
+
+def test_a_ring_cannot_be_truncated():
+    with pytest.raises(TypeError, match="a Ring slot can't be truncated: use Growing or Static"):
+        Ring(4).truncate(2)
+
+
 def test_a_ring_holds_no_more_than_its_window():
     model = decoder(Causal() & Window(3, sinks=2), cross=False)
     x, _ = inputs()
