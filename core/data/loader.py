@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from core.data.order import Key, Order
+from core.data.order import BatchOrder, Key
 from core.errors import InputError
 
 __all__ = ["Loader", "TrainLoader"]
@@ -33,7 +33,7 @@ class Loader:
         pin: Page-locked memory, for a faster copy to a GPU.
     """
 
-    def __init__(self, examples: Examples, order: Order, workers: int = 0, pin: bool = False) -> None:
+    def __init__(self, examples: Examples, order: BatchOrder, workers: int = 0, pin: bool = False) -> None:
         self.order = order
         self._position = _Position(order)
         self._loader: DataLoader[Any] = DataLoader(
@@ -78,9 +78,9 @@ class Loader:
 class TrainLoader(Loader):
     """A loader that can be stopped and resumed at any batch, on any number of processes and workers.
 
-    Its position is an epoch, set from outside (``set_epoch``), and the samples of this epoch that were handed out,
-    over all processes. Iteration starts at the position when the first batch is asked for, not when the iterator is
-    made, since trainers make the iterator before they have restored the epoch.
+    Its position is an epoch, set from outside (``set_epoch``), and how much of this epoch was handed out, over all
+    processes: samples, or batches where these differ in size. Iteration starts at the position when the first batch is
+    asked for, not when the iterator is made, since trainers make the iterator before they have restored the epoch.
     """
 
     @property
@@ -96,16 +96,16 @@ class TrainLoader(Loader):
     def __iter__(self) -> Iterator[Any]:
         for batch in self._batches():
             # before the yield: while this batch is trained on, and perhaps a checkpoint written, it counts as consumed
-            self._position.consumed += self.order.batch
+            self._position.consumed += self.order.step
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The position, free of ranks and workers."""
         order, at = self.order, self._position
         state = {"epoch": at.epoch, "consumed": at.consumed}
         return {**state, "size": order.size, "batch": order.batch, "seed": order.seed}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position.
 
         Raises:
@@ -122,7 +122,7 @@ class TrainLoader(Loader):
 class _Position:
     """How far a loader is, as the batch sampler of a DataLoader: at the moment of asking, the keys that are to come."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: BatchOrder) -> None:
         self.order = order
         self.epoch = 0
         self.consumed = 0

@@ -10,6 +10,7 @@ output function is a bijection of 64-bit numbers, hence the keys of one epoch ne
 permutation.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from core.errors import InputError
 
-__all__ = ["Order", "keys", "permutation", "splitmix64", "uniforms"]
+__all__ = ["BatchOrder", "Order", "keys", "permutation", "splitmix64", "uniforms"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
@@ -52,8 +53,35 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(keys(seed, epoch, np.arange(size)), kind="stable")
 
 
+class BatchOrder(ABC):
+    """Which samples come in which batch, for one of several processes.
+
+    Attributes:
+        size: Number of samples.
+        batch: How large a global batch is.
+        seed: Of the shuffling.
+    """
+
+    size: int
+    batch: int
+    seed: int
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """How much a batch adds to what was consumed."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Global batches in an epoch, the same on every rank."""
+
+    @abstractmethod
+    def batches(self, epoch: int, consumed: int = 0) -> Iterator[list[Key]]:
+        """This rank's share, as (epoch, index) pairs, of each global batch after what was consumed."""
+
+
 @dataclass(frozen=True)
-class Order:
+class Order(BatchOrder):
     """Which samples come in which batch, for one of ``world`` processes.
 
     Every epoch is cut into global batches of ``batch`` samples, and rank r takes the r-th contiguous share of each,
@@ -94,6 +122,11 @@ class Order:
     def __len__(self) -> int:
         """Global batches in an epoch, the same on every rank."""
         return self.size // self.batch if self.shuffle else -(-self.size // self.batch)
+
+    @property
+    def step(self) -> int:
+        """A batch consumes its samples."""
+        return self.batch
 
     @property
     def samples(self) -> int:
