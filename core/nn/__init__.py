@@ -48,6 +48,7 @@ from .position import (
     yarn,
 )
 from .stem import ConvStem
+from .vocabulary import token_losses
 from .window import RollThenPad, Windowed
 
 __all__ = [
@@ -128,6 +129,7 @@ __all__ = [
     "rope_frequencies",
     "sinusoids",
     "sinusoids_2d",
+    "token_losses",
     "trunc_normal",
     "unpack",
     "unpatchify",

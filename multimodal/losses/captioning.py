@@ -1,9 +1,8 @@
 """The captioning loss (Yu et al. 2022, arXiv:2205.01917): the next token of a text, given the image."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from core.nn import token_losses
 
 __all__ = ["captioning"]
 
@@ -21,17 +20,5 @@ def captioning(states: Tensor, head: Tensor, labels: Tensor, pad: int = 0, chunk
         pad: the label that counts for nothing.
         chunk: tokens whose logits exist at a time.
     """
-    counted = labels != pad
-    kept, wanted = states[counted], labels[counted]  # (B, L, D) -> (n, D)
-    if not len(wanted):
-        return states.sum() * 0
-    parts = [
-        checkpoint(_summed, some, head, these, use_reentrant=False)
-        for some, these in zip(kept.split(chunk), wanted.split(chunk), strict=True)
-    ]
-    return torch.stack(parts).sum() / len(wanted)
-
-
-def _summed(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    logits = F.linear(states, head)
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum")
+    total, count = token_losses(states, head, labels, pad, chunk=chunk)
+    return total / max(count, 1)
