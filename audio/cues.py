@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from audio.align import Word
-from audio.transcribe import Segment, Transcript
+from audio.transcript import Segment, Transcript, Word
 from core.errors import InputError
 
 __all__ = ["Cue", "Layout", "Line", "cues", "has_words", "milliseconds", "subtitles"]

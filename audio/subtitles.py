@@ -11,9 +11,8 @@ import json
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from audio.align import Word
 from audio.cues import Layout, Line, cues, has_words, milliseconds, subtitles
-from audio.transcribe import Segment, Transcript
+from audio.transcript import Segment, Transcript, Word
 
 __all__ = ["FORMATS", "Layout", "Writer", "to_json", "to_lrc", "to_srt", "to_tsv", "to_txt", "to_vtt"]
 

@@ -4,21 +4,25 @@ Source of the windows' rules: openai/whisper ``whisper/transcribe.py``.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audio.align import Word
-from audio.decode import Decoder, DecodingResult, Search
-from audio.fallback import Fallback
+from audio.align import Aligner
+from audio.cut import Piece, cut
+from audio.decode import Decoder, DecodingResult
+from audio.hallucination import Span, keep_heard
 from audio.languages import language_code
 from audio.mel import HOP, SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS, LogMel, fit_frames
-from audio.tokenizer import Task, Tokenizer
+from audio.settings import Settings
+from audio.tokenizer import Tokenizer
+from audio.transcript import Segment, Transcript
 from audio.whisper import Whisper
+from audio.words import spoken_end, timed_segments
 from core.data.audio import read_audio
 from core.errors import InputError
 
@@ -30,63 +34,11 @@ Audio = str | os.PathLike[str] | Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A stretch of speech."""
-
-    start: float  # seconds from the start of the recording
-    end: float
-    text: str  # as the model wrote it: most begin with a space
-    tokens: tuple[int, ...]  # with timestamps
-    avg_logprob: float  # this and what follows are the whole window's, see DecodingResult
-    no_speech_prob: float
-    compression_ratio: float
-    temperature: float
-    words: tuple[Word, ...] = ()  # when they were asked for
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """All that was said in a recording."""
-
-    segments: tuple[Segment, ...]
-    language: str
-    duration: float  # of the recording, seconds
-
-    @property
-    def text(self) -> str:
-        """The segments' texts in one line."""
-        return "".join(segment.text for segment in self.segments).strip()
-
-
-@dataclass(frozen=True)
 class Window:
     """One step of a transcription."""
 
     segments: tuple[Segment, ...]  # newly found; none when nobody spoke
     position: float  # seconds of the recording that are done
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a recording is heard.
-
-    Attributes:
-        language: code or English name; None detects it in the first 30 s.
-        task: whether to write what is said, or its English translation.
-        condition_on_previous_text: show the model what it wrote so far.
-        initial_prompt: text that the model is shown before the first window: names, spelling, style.
-        carry_initial_prompt: show it before every window.
-        search: how the text of a window is looked for.
-        fallback: what is decoded again.
-    """
-
-    language: str | None = None
-    task: Task = "transcribe"
-    condition_on_previous_text: bool = True
-    initial_prompt: str | None = None
-    carry_initial_prompt: bool = False
-    search: Search = field(default_factory=Search)
-    fallback: Fallback = field(default_factory=Fallback)
 
 
 class Transcriber:
@@ -103,6 +55,7 @@ class Transcriber:
         self.tokenizer = tokenizer or Tokenizer.for_vocab(model.config.vocab)
         self.settings = settings
         self.decoder = Decoder(model, self.tokenizer)
+        self.aligner = Aligner(model, self.tokenizer)
         self.log_mel = LogMel(model.config.mels)
         if settings.language is not None:  # a wrong one is told before any audio is read
             self.tokenizer.sot_sequence(settings.language, settings.task)
@@ -129,6 +82,7 @@ class Transcription:
         self.settings = transcriber.settings
         self.tokenizer = transcriber.tokenizer
         self.decoder = transcriber.decoder
+        self.aligner = transcriber.aligner
         self.duration = len(waveform) / SAMPLE_RATE
         # Silence after the end, so that the last frames are computed as if the recording went on.
         self.mel = transcriber.log_mel(waveform, padding=WINDOW_SECONDS * SAMPLE_RATE)
@@ -142,13 +96,19 @@ class Transcription:
         self.initial = self.tokenizer.encode(" " + asked.strip()) if asked and asked.strip() else []
         self.said = list(self.initial)  # the tokens so far
         self.shown_from = 0  # of these, the first that the model is shown
-        self.seek = 0  # the frame at which the next window begins
+        self.spoken_until = 0.0  # where the last word ended, seconds
+        self.clips = deque(self.settings.clips(self.frames))  # the first is being heard
+        self.seek = self.clips[0][0]  # the frame at which the next window begins
 
     def __iter__(self) -> Iterator[Window]:
-        while self.seek < self.frames:
-            segments = self._next_window()
-            self.segments += segments
-            yield Window(tuple(segments), _seconds(min(self.seek, self.frames)))
+        while self.clips:
+            while self.seek < self.clips[0][1]:
+                segments = self._next_window()
+                self.segments += segments
+                yield Window(tuple(segments), _seconds(min(self.seek, self.frames)))
+            self.clips.popleft()
+            if self.clips:
+                self.seek = self.clips[0][0]
 
     def finish(self) -> Transcript:
         """Do the remaining windows and return everything."""
@@ -169,24 +129,45 @@ class Transcription:
 
     def _next_window(self) -> list[Segment]:
         """Decode the window at `seek`, move `seek` on, and return the segments with text."""
-        size = min(WINDOW_FRAMES, self.frames - self.seek)
-        mel = fit_frames(self.mel[:, self.seek : self.seek + size])
-        audio = self.decoder.encode(mel[None])
-        settings = self.settings
-        fallback = settings.fallback
-        result = fallback(
-            self.decoder, audio, self.language, settings.task, self._prompt(), settings.search, [self.seek]
+        begin, settings = self.seek, self.settings
+        size = min(WINDOW_FRAMES, self.clips[0][1] - begin)
+        audio = self.decoder.encode(fit_frames(self.mel[:, begin : begin + size])[None])
+        result = settings.fallback(
+            self.decoder, audio, self.language, settings.task, self._prompt(), settings.search, [begin]
         )[0]
-        if fallback.silent(result):
-            self.seek += size
+        self.seek = begin + size
+        if settings.fallback.silent(result):
             return []
-        pieces, advance = self._cut(result.tokens, size)
-        segments = [self._segment(piece, result) for piece in pieces]
-        self.seek += advance
+        found = cut(result.tokens, size, self.tokenizer.timestamp_begin, self.frames_per_step)
+        self.seek = begin + found.advance
+        segments = [self._segment(piece, begin, result) for piece in found.pieces]
+        if settings.word_timestamps:
+            segments = self._with_words(segments, audio, begin, size, found.ends_in_silence)
         segments = [segment for segment in segments if segment.end != segment.start and segment.text.strip()]
         self.said += [token for segment in segments for token in segment.tokens]
         if not settings.condition_on_previous_text or result.temperature > DOUBTFUL:
             self.shown_from = len(self.said)
+        return segments
+
+    def _with_words(
+        self, segments: list[Segment], audio: Tensor, begin: int, size: int, ends_in_silence: bool
+    ) -> list[Segment]:
+        """Segments with their words; moves `seek` to where the last word ends, or beyond what was invented."""
+        settings, eot = self.settings, self.tokenizer.eot
+        span = Span(_seconds(begin), _seconds(begin + size), _seconds(begin + WINDOW_FRAMES))
+        text = [token for segment in segments for token in segment.tokens if token < eot]
+        timings = self.aligner(audio, [text], [size], self.language, settings.task)[0]
+        segments = timed_segments(segments, timings, span.start, self.spoken_until, eot, settings.punctuation)
+        end, threshold = spoken_end(segments), settings.hallucination_silence_threshold
+        if not ends_in_silence and end is not None and end > span.start:
+            rest_is_short = threshold is not None and span.full - end <= threshold
+            self.seek = begin + size if rest_is_short else _frame(end)
+        if threshold is not None:
+            segments, again = keep_heard(segments, span, self.spoken_until, _seconds(self.frames), threshold)
+            self.seek = self.seek if again is None else _frame(again)
+            end = spoken_end(segments)
+        self.spoken_until = self.spoken_until if end is None else end
+        self.seek = max(self.seek, begin + 1)  # rounded, a short word could end where the window begins
         return segments
 
     def _prompt(self) -> list[int]:
@@ -196,32 +177,10 @@ class Transcription:
         since = self.said[max(len(self.initial), self.shown_from) :]
         return self.initial + (since[-room:] if room else [])
 
-    def _cut(self, tokens: list[int], size: int) -> tuple[list["_Piece"], int]:
-        """Cut the tokens of a window of `size` frames where the end of one segment meets the start of the next.
-
-        Also says by how many frames the next window begins later. A last segment that has a start but no end is left
-        out, and the next window begins where it would: there it is heard whole.
-        """
-        stamped = [token >= self.tokenizer.timestamp_begin for token in tokens]
-        cuts = [i for i in range(1, len(tokens)) if stamped[i - 1] and stamped[i]]
-        if not cuts:
-            ends = [frame for frame in map(self._frame, tokens) if frame > 0]
-            return [_Piece(0, ends[-1] if ends else size, tokens)], size
-        ends_in_silence = stamped[-2:] == [False, True]
-        if ends_in_silence:
-            cuts.append(len(tokens))
-        parts = [tokens[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]
-        pieces = [_Piece(self._frame(part[0]), self._frame(part[-1]), part) for part in parts]
-        return pieces, size if ends_in_silence else pieces[-1].end
-
-    def _frame(self, token: int) -> int:
-        """The frame of its window at which a timestamp lies; below 0 for any other token."""
-        return (token - self.tokenizer.timestamp_begin) * self.frames_per_step
-
-    def _segment(self, piece: "_Piece", result: DecodingResult) -> Segment:
+    def _segment(self, piece: Piece, begin: int, result: DecodingResult) -> Segment:
         return Segment(
-            start=_seconds(self.seek + piece.start),
-            end=_seconds(self.seek + piece.end),
+            start=_seconds(begin + piece.start),
+            end=_seconds(begin + piece.end),
             text=self.tokenizer.decode(token for token in piece.tokens if token < self.tokenizer.eot),
             tokens=tuple(piece.tokens),
             avg_logprob=result.avg_logprob,
@@ -231,16 +190,12 @@ class Transcription:
         )
 
 
-class _Piece(NamedTuple):
-    """A segment within its window, in frames."""
-
-    start: int
-    end: int
-    tokens: list[int]
-
-
 def _seconds(frames: int) -> float:
     return frames * HOP / SAMPLE_RATE
+
+
+def _frame(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE / HOP)
 
 
 def _waveform(audio: Audio) -> Tensor:

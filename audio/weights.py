@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from core.weights import (
 )
 from core.weights.files import read_json
 
+from .alignment_heads import Pairs, alignment_heads
 from .whisper import Whisper, WhisperConfig
 
 __all__ = ["HUGGING_FACE", "MAKERS", "OPENAI", "WhisperInfo", "ctranslate2", "export_whisper", "load_whisper"]
@@ -216,8 +217,10 @@ def load_whisper(path: Path | str) -> tuple[Whisper, WhisperInfo]:
         config, table, hints = _config_of_hugging_face(folder), HUGGING_FACE, "generation_config.json"
     else:
         raise InputError(f"{checkpoint.path} is no Whisper: expected one of OpenAI, Hugging Face or CTranslate2")
-    model, source = build(lambda: Whisper(config), table, names, checkpoint.meta)
     said = read_json(folder / hints) if hints and (folder / hints).exists() else {}
+    heads = said.get("alignment_heads") or alignment_heads(config, checkpoint.path.stem)
+    config = replace(config, alignment_heads=_checked_heads(heads, config, folder / hints))
+    model, source = build(lambda: Whisper(config), table, names, checkpoint.meta)
     return model, WhisperInfo(table.name, source, said)
 
 
@@ -242,6 +245,18 @@ def export_whisper(model: Whisper, path: Path | str, source: Source | None = Non
         return
     dims = {theirs: getattr(model.config, ours) for ours, theirs in _DIMS.items()}
     write_safetensors(path, tensors, {"dims": json.dumps(dims)} if layout == "openai" else None)
+
+
+def _checked_heads(heads: Any, config: WhisperConfig, path: Path) -> Pairs:
+    """Heads that a file names, if the decoder has them."""
+    pairs = from_plain(WhisperConfig, {**asdict(config), "alignment_heads": heads}, str(path)).alignment_heads
+    for layer, head in pairs:
+        if not (0 <= layer < config.text_layers and 0 <= head < config.text_heads):
+            raise InputError(
+                f"{path} names head {head} of layer {layer} to align words with: "
+                f"the decoder has {config.text_layers} layers of {config.text_heads} heads"
+            )
+    return pairs
 
 
 def _config_of_openai(checkpoint: Checkpoint) -> WhisperConfig:

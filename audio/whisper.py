@@ -1,6 +1,6 @@
 """Whisper (Radford et al. 2022, arXiv:2212.04356): an encoder of log-mel frames, a decoder of text tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ class WhisperConfig:
         text_context: decoder positions.
         audio_dim, audio_heads, audio_layers: of the encoder.
         text_dim, text_heads, text_layers: of the decoder.
+        alignment_heads: (layer, head) of the cross-attention that follows the audio word by word, where that is known:
+            something learnt, so that configs of one shape are equal whatever it is.
     """
 
     mels: int = 80
@@ -52,6 +54,7 @@ class WhisperConfig:
     text_dim: int = 384
     text_heads: int = 6
     text_layers: int = 4
+    alignment_heads: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
     @property
     def multilingual(self) -> bool:
@@ -118,6 +121,15 @@ class TextDecoder(nn.Module):
         Raises:
             ValueError: if the tokens, with those in the cache, are more than the positions.
         """
+        x, notes = self.states(tokens, ctx)
+        return Out(F.linear(x, self.tokens.weight), notes)
+
+    def states(self, tokens: Tensor, ctx: Ctx) -> Out:
+        """Return what the logits are made of, (B, L, text_dim): training needs the logits of a few tokens only.
+
+        Raises:
+            ValueError: if the tokens, with those in the cache, are more than the positions.
+        """
         x = self.tokens(tokens)
         start: int | Tensor = 0 if ctx.cache is None else ctx.cache.length
         if isinstance(start, int) and ctx.tokens.coords is None and ctx.tokens.index is None:
@@ -125,7 +137,7 @@ class TextDecoder(nn.Module):
         else:
             x = self.positions(x, coordinates(ctx.tokens, x, start))
         x, notes = self.blocks(x, ctx)
-        return Out(F.linear(self.norm(x), self.tokens.weight), notes)
+        return Out(self.norm(x), notes)
 
 
 class Whisper(nn.Module):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from whisper.utils import ResultWriter, WriteSRT, WriteTSV, WriteTXT, WriteVTT
 
-from audio.align import Word
 from audio.subtitles import FORMATS, Layout, to_json, to_lrc, to_srt, to_tsv, to_txt, to_vtt
-from audio.transcribe import Segment, Transcript
+from audio.transcript import Segment, Transcript, Word
 from core.errors import InputError
 
 TIMES = [
