@@ -1,29 +1,21 @@
-"""Supervised classification."""
-
-from pathlib import Path
-from typing import Any
+"""Supervised classification of images."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from core.errors import InputError
 from core.train.adapt import Adapt
+from core.train.classification import Batch, Classification
 from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from core.train.seeds import run_seed
-from core.train.task import Task
 from vision.augment import Mix
-from vision.tasks.writer import PredictionWriter
 
-__all__ = ["Classify"]
-
-Batch = dict[str, Tensor]
+__all__ = ["Batch", "Classify"]
 
 
-class Classify(Task):
+class Classify(Classification):
     """Cross-entropy over classes, for any model that maps (B, C, H, W) images to (B, classes) logits.
 
     Logs ``train/loss`` at each step; ``loss``, ``accuracy`` and ``top5`` of ``val`` and ``test``, over all processes.
@@ -37,9 +29,6 @@ class Classify(Task):
         optim, schedule, ema, initial, adapt: See :class:`Task`; they fine-tune what was trained otherwise.
     """
 
-    monitor = "val/accuracy"
-    mode = "max"
-
     def __init__(
         self,
         model: nn.Module,
@@ -52,36 +41,8 @@ class Classify(Task):
         initial: Initial | None = None,
         adapt: Adapt | None = None,
     ) -> None:
-        super().__init__(model, optim, schedule, ema, initial, adapt)
-        if classes < 2 or not 0 <= smoothing < 1:
-            raise InputError(f"classes {classes} must be at least 2 and smoothing {smoothing} in [0, 1)")
-        self.classes = classes
-        self.smoothing = smoothing
+        super().__init__(model, classes, smoothing, optim, schedule, ema, initial, adapt)
         self.mix = mix
-        self.class_names: list[str] = []
-        self.metrics = nn.ModuleDict({split: _metrics(classes) for split in ("val", "test")})
-
-    def setup(self, stage: str) -> None:
-        """Take the names of the classes from the data.
-
-        Raises:
-            InputError: If the data has no labels, or more classes than the model.
-        """
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None or stage == "predict":
-            return
-        images = data.images({"fit": "train", "validate": "val", "test": "test"}[stage])
-        if images.labels is None:
-            raise InputError(
-                f"{data.root}: the images have no labels; expected two or more class folders, or labels in the files"
-            )
-        names = images.classes
-        if len(names) > self.classes:
-            raise InputError(
-                f"the data has {len(names)} classes, the task {self.classes}: set model.classes and the model's head"
-            )
-        self.class_names = names
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) images to (B, classes) float32 logits."""
@@ -92,6 +53,10 @@ class Classify(Task):
             )
         return logits.float()
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Those of its images."""
+        return self(batch["image"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         images, targets = batch["image"], batch["label"]
@@ -100,48 +65,3 @@ class Classify(Task):
         loss = F.cross_entropy(self(images), targets, label_smoothing=self.smoothing)
         self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
         return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count hits and losses."""
-        self._count("val", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count hits and losses."""
-        self._count("test", batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """The probabilities of each class."""
-        return {"index": batch["index"], "probabilities": self(batch["image"]).softmax(-1)}
-
-    def prediction_writer(self, folder: Path) -> PredictionWriter:
-        """Writes ``predictions.csv``."""
-        return PredictionWriter(folder)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the names of the classes: a prediction needs them where the data doesn't say."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["class_names"] = self.class_names
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the names of the classes."""
-        self.class_names = checkpoint.get("class_names", [])
-
-    def _count(self, split: str, batch: Batch) -> None:
-        logits, labels = self(batch["image"]), batch["label"]
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        metrics = self.metrics[split]
-        assert isinstance(metrics, nn.ModuleDict)
-        for name, metric in metrics.items():
-            assert isinstance(metric, Metric)
-            metric.update(*((losses,) if name == "loss" else (logits, labels)))
-            self.log(f"{split}/{name}", metric, on_epoch=True, on_step=False, prog_bar=name == "accuracy")
-
-
-def _metrics(classes: int) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {
-            "loss": MeanMetric(),
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-        }
-    )

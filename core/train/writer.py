@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from core.data.sets import ItemSet
 from core.train.folders import write_text
 from core.train.processes import gathered_items
 
@@ -15,15 +16,16 @@ __all__ = ["PredictionWriter"]
 
 
 class PredictionWriter(Callback):
-    """Writes ``predictions.csv`` into a folder: a line for each image with its name and the most probable classes.
+    """Writes ``predictions.csv`` into a folder: a line for each image or recording, with its name and the most
+    probable classes.
 
-    Columns: ``image``, then ``class_id``, ``class`` and ``probability`` of the best, second best (``class_id_2``,
-        ...), ... The
-    order is that of the data, on any number of processes. The file appears when it is complete.
+    Columns: ``image`` (or ``recording``), then ``class_id``, ``class`` and ``probability`` of the best, second best
+    (``class_id_2``, ...), ... The order is that of the data, on any number of processes. The file appears when it is
+    complete.
 
     Args:
         folder: Where to write; made if missing.
-        top: How many classes for each image.
+        top: How many classes for each.
     """
 
     def __init__(self, folder: Path, top: int = 5) -> None:
@@ -50,19 +52,24 @@ class PredictionWriter(Callback):
         """Collect the rows of all processes and write them."""
         rows, self._rows = sorted(gathered_items(self._rows)), []
         if trainer.is_global_zero:
-            images = trainer.datamodule.images("predict")  # type: ignore[attr-defined]
+            items = trainer.datamodule.items("predict")  # type: ignore[attr-defined]
             names = getattr(pl_module, "class_names", [])
-            write_text(self.path, _table(rows, images.name, names))
+            write_text(self.path, _table(rows, items, names))
 
 
-def _table(rows: list[tuple[int, list[int], list[float]]], image_name: Any, names: list[str]) -> str:
+def _table(rows: list[tuple[int, list[int], list[float]]], items: ItemSet[Any], names: list[str]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     count = len(rows[0][1]) if rows else 1
     suffixes = ["", *(f"_{place}" for place in range(2, count + 1))]
-    table.writerow(["image", *(f"{column}{s}" for s in suffixes for column in ("class_id", "class", "probability"))])
+    table.writerow(
+        [
+            items.noun.removesuffix("s"),
+            *(f"{column}{s}" for s in suffixes for column in ("class_id", "class", "probability")),
+        ]
+    )
     for index, classes, values in rows:
-        cells: list[Any] = [image_name(index)]
+        cells: list[Any] = [items.name(index)]
         for label, value in zip(classes, values, strict=True):
             cells += [label, names[label] if label < len(names) else label, f"{value:.6f}"]
         table.writerow(cells)

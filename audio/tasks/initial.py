@@ -1,0 +1,126 @@
+"""What the training of a Whisper begins with: fresh weights, released ones, or some layers of a teacher's."""
+
+import torch
+from torch import nn
+
+from audio.tasks.trained import open_whisper
+from audio.whisper import Whisper
+from core.errors import InputError
+from core.train.initial import Initial
+
+__all__ = ["Fresh", "Layers", "Released"]
+
+
+class Fresh(Initial):
+    """Random weights: embeddings and linear layers from a normal distribution, biases zero, as GPT-2's.
+
+    PyTorch's own would give the tied embedding a deviation of 1, and so logits of a hundred at the first step.
+
+    Args:
+        std: Deviation.
+    """
+
+    def __init__(self, std: float = 0.02) -> None:
+        if std <= 0:
+            raise InputError(f"std {std} of the first weights must be positive")
+        self.std = std
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> None:
+        """Fill the model from the global generator."""
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim == 2:
+                parameter.normal_(0.0, self.std)
+
+
+class Released(Initial):
+    """Begins with the weights of a trained Whisper.
+
+    A larger vocabulary is allowed: the new tokens at its end begin as the mean of all old ones, which is where a token
+    of which nothing is known belongs (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+    A shorter `audio_context` is allowed too: the first positions are taken.
+
+    Args:
+        source: A name, a path, a ``.ckpt`` of ours included, or ``owner/name``: see
+            :func:`audio.checkpoints.find_whisper`.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __call__(self, model: nn.Module) -> None:
+        """Fill the model.
+
+        Raises:
+            InputError: If there is no such model, or it has another shape.
+        """
+        fill(_whisper(model), open_whisper(self.source)[0], self.source)
+
+
+class Layers(Initial):
+    """Begins a student with a teacher's encoder and some layers of its decoder (distil-whisper, arXiv:2311.00430, 4.1).
+
+    The student's `n` decoder layers are the teacher's at the rounded places of ``linspace(0, last, n)``: the first and
+    the last of two. Of a shallower encoder likewise.
+
+    Args:
+        source: Of the teacher; see :class:`Released`.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __call__(self, model: nn.Module) -> None:
+        """Fill the student.
+
+        Raises:
+            InputError: If there is no such teacher, or it is narrower or shallower than the student.
+        """
+        student, teacher = _whisper(model), open_whisper(self.source)[0]
+        for side in ("encoder", "decoder"):
+            ours, theirs = getattr(student, side), getattr(teacher, side)
+            if len(ours.blocks) > len(theirs.blocks):
+                raise InputError(
+                    f"{self.source} has {len(theirs.blocks)} {side} layers, the student {len(ours.blocks)}"
+                )
+            theirs.blocks = type(theirs.blocks)(
+                theirs.blocks[place] for place in chosen(len(theirs.blocks), len(ours.blocks))
+            )
+        fill(student, teacher, self.source)
+
+
+def chosen(layers: int, wanted: int) -> list[int]:
+    """Which of a teacher's layers a student takes, evenly from the first to the last."""
+    return [round(place) for place in torch.linspace(0, layers - 1, wanted, dtype=torch.float64).tolist()]
+
+
+@torch.no_grad()
+def fill(model: Whisper, source: Whisper, name: str) -> None:
+    """Copy a model's weights into another one, whose vocabulary may be larger and audio context shorter.
+
+    Raises:
+        InputError: If anything else differs.
+    """
+    theirs, ours = source.state_dict(), model.state_dict()
+    words, positions = "decoder.tokens.weight", "encoder.positions.table"
+    more = len(ours[words]) - len(theirs[words])
+    if more > 0:
+        mean = theirs[words].mean(0, keepdim=True)
+        theirs[words] = torch.cat([theirs[words], mean.expand(more, -1)])
+    theirs[positions] = theirs[positions][: len(ours[positions])]
+    differ = sorted(
+        part
+        for part in theirs.keys() | ours.keys()
+        if part not in theirs or part not in ours or theirs[part].shape != ours[part].shape
+    )
+    if differ:
+        raise InputError(f"{name} has another shape than the model: {differ[0]} differs; change the model's config")
+    model.load_state_dict(theirs)
+
+
+def _whisper(model: nn.Module) -> Whisper:
+    if not isinstance(model, Whisper):
+        raise InputError(f"a {type(model).__name__} is no Whisper")
+    return model

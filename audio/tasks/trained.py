@@ -1,0 +1,33 @@
+"""The Whisper of a checkpoint of ours, or of anyone."""
+
+from pathlib import Path
+
+from audio.checkpoints import find_whisper
+from audio.weights import WhisperInfo, load_whisper
+from audio.whisper import Whisper
+from core.errors import InputError
+from core.train.rebuild import rebuild
+
+__all__ = ["load_trained_whisper", "open_whisper"]
+
+
+def load_trained_whisper(path: Path | str) -> tuple[Whisper, WhisperInfo]:
+    """Load what a ``.ckpt`` of ``sensorium fit`` was trained for; with averaged weights where there are some.
+
+    Raises:
+        InputError: If the file is no such checkpoint, or the task trained no Whisper.
+    """
+    model = rebuild(path).model
+    if not isinstance(model, Whisper):
+        raise InputError(f"{path} trained a {type(model).__name__}, which is no Whisper")
+    return model.eval(), WhisperInfo("checkpoint", None)
+
+
+def open_whisper(source: str) -> tuple[Whisper, WhisperInfo]:
+    """Load a Whisper by name or path, a ``.ckpt`` of ours included.
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = find_whisper(source)
+    return load_trained_whisper(path) if path.suffix == ".ckpt" else load_whisper(path)
