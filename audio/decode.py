@@ -1,26 +1,27 @@
-"""Whisper's decoding of one 30 s window: which tokens may follow which, and what the result says of itself.
+"""Whisper's decoding of one 30 s window: what is fed, which search finds the text, what the result says of itself.
 
-The loop is `core.generate`'s. Source of the rules: openai/whisper ``whisper/decoding.py``.
+The loops are `core.generate`'s, the rules those of `audio.writing`. Source: openai/whisper ``whisper/decoding.py``.
 """
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from audio.draft import Draft
 from audio.tokenizer import Task, Tokenizer
 from audio.whisper import Whisper
+from audio.writing import Writing, whisper_rules
 from core.data.order import keys, uniforms
 from core.errors import InputError
-from core.generate import Drawn, FirstFinished, Hypothesis, Rule, Suppress, SuppressAtBegin, beam_search, generate
+from core.generate import Drawn, FirstFinished, Hypothesis, Rejection, Rule, beam_search, generate, speculate
 
-__all__ = ["Decoder", "DecodingResult", "Search", "TimestampRules", "compression_ratio", "whisper_rules"]
-
-LATEST_START = 50  # timestamp steps of 20 ms: a window's first segment begins within its first second
+__all__ = ["Decoder", "DecodingResult", "Search", "compression_ratio"]
 
 
 @dataclass(frozen=True)
@@ -60,73 +61,66 @@ class DecodingResult:
     no_speech_prob: float  # that nobody speaks, judged before any text
     compression_ratio: float  # of the text by zlib: above 2.4 it repeats itself
     temperature: float = 0.0  # that it was found with
-
-
-class TimestampRules:
-    """Timestamps open the transcript, come in pairs and never go back; text yields when they are likelier in sum.
-
-    A `Rule` of `core.generate` for the vocabulary of `tokenizer`. The first timestamp is at most `latest_start` steps
-    of 20 ms.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, latest_start: int = LATEST_START) -> None:
-        self.begin = tokenizer.timestamp_begin
-        self.eot = tokenizer.eot
-        self.no_timestamps = tokenizer.no_timestamps
-        self.latest_start = latest_start
-
-    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
-        text, times = logits[:, : self.begin], logits[:, self.begin :]  # views: (B, text), (B, timestamps)
-        logits[:, self.no_timestamps] = -torch.inf
-        if tokens.shape[1] == 0:
-            text.fill_(-torch.inf)
-            times[:, self.latest_start + 1 :] = -torch.inf
-            return
-        self._keep_order(logits, times, tokens)
-        timestamp_wins = times.logsumexp(dim=-1) > text.amax(dim=-1)
-        text.masked_fill_(timestamp_wins[:, None], -torch.inf)
-
-    def _keep_order(self, logits: Tensor, times: Tensor, tokens: Tensor) -> None:
-        stamped = tokens >= self.begin  # (B, n)
-        last = stamped[:, -1]
-        closes = last & ~stamped[:, -2] if tokens.shape[1] > 1 else torch.zeros_like(last)
-        opens = last & ~closes
-        logits[:, : self.eot].masked_fill_(closes[:, None], -torch.inf)  # an end is followed by a start or by nothing
-        # A start may equal the end before it; an end must lie after its start, or decoding could stand still.
-        latest = tokens.masked_fill(~stamped, self.begin - 1).amax(dim=1) - self.begin
-        first = torch.where(closes, latest, latest + 1)
-        steps = torch.arange(times.shape[1], device=times.device)
-        times.masked_fill_((steps < first[:, None]) | opens[:, None], -torch.inf)
-
-
-def whisper_rules(tokenizer: Tokenizer) -> list[Rule]:
-    """OpenAI's default rules: no blank start, no annotations, no control tokens, orderly timestamps."""
-    control = [tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm, tokenizer.no_speech]
-    control += [tokenizer.special("transcribe"), tokenizer.special("translate")]
-    return [
-        SuppressAtBegin([*tokenizer.encode(" "), tokenizer.eot]),
-        Suppress([*tokenizer.non_speech_tokens, *control]),
-        TimestampRules(tokenizer),
-    ]
+    logprobs: tuple[float, ...] = ()  # of each of the tokens, natural logarithms
 
 
 class Decoder:
     """Turns encoded windows into text.
 
-    `rules` default to `whisper_rules(tokenizer)`.
+    Args:
+        model, tokenizer: that belong together.
+        rules: by default those of `writing`.
+        writing: what the text may be.
+        draft: tries tokens in advance where no beams are kept: the same text, sooner.
+
+    Raises:
+        InputError: for a draft of another vocabulary, and tokens to be suppressed that there are none of.
     """
 
-    def __init__(self, model: Whisper, tokenizer: Tokenizer, rules: Sequence[Rule] | None = None) -> None:
+    def __init__(
+        self,
+        model: Whisper,
+        tokenizer: Tokenizer,
+        rules: Sequence[Rule] | None = None,
+        *,
+        writing: Writing = Writing(),
+        draft: Draft | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.rules = whisper_rules(tokenizer) if rules is None else list(rules)
+        self.rules = whisper_rules(tokenizer, writing) if rules is None else list(rules)
+        self.writing = writing
         self.context = model.config.text_context
+        hotwords = (writing.hotwords or "").strip()
+        self.hotwords = tokenizer.encode(" " + hotwords) if hotwords else []
+        self.draft = draft
+        if draft is not None:
+            draft.check(model)
+        self.one_encoder = draft is None or draft.hears_like(model)
 
     @torch.inference_mode()
     def encode(self, mel: Tensor) -> Tensor:
-        """Log-mel windows (B, mels, frames), on any device, to the audio (B, S, D) that `__call__` takes."""
-        weight = next(self.model.parameters())
-        return self.model.encode(mel.to(weight.device, weight.dtype))
+        """Log-mel windows (B, mels, frames), on any device, to the audio (B, S, D) that `__call__` takes.
+
+        What a draft with an encoder of its own hears lies behind what the model hears, along D.
+        """
+        models = [self.model] if self.draft is None or self.one_encoder else [self.model, self.draft.model]
+        weights = [next(model.parameters()) for model in models]
+        heard = [
+            model.encode(mel.to(weight.device, weight.dtype)) for model, weight in zip(models, weights, strict=True)
+        ]
+        return heard[0] if len(heard) == 1 else torch.cat([part.to(heard[0].device) for part in heard], -1)
+
+    def heard(self, audio: Tensor) -> Tensor:
+        """Of `audio` (B, S, D) of :meth:`encode`, what the model itself hears."""
+        return audio if self.one_encoder else _part(audio, 0, self.model)
+
+    def _drafts(self, audio: Tensor, sot_index: int) -> "_Drafts | None":
+        if self.draft is None:
+            return None
+        model = self.draft.model
+        heard = audio if self.one_encoder else _part(audio, self.model.config.audio_dim, model)
+        return _Drafts(_WhisperStep(model, heard, sot_index), self.draft.ahead)
 
     def __call__(
         self,
@@ -136,6 +130,7 @@ class Decoder:
         prompt: Sequence[int] = (),
         search: Search = Search(),
         names: Sequence[int] | None = None,
+        prefix: Sequence[int] = (),
     ) -> list[DecodingResult]:
         """Decode each window of `audio` (B, S, D).
 
@@ -145,20 +140,25 @@ class Decoder:
             prompt: what was said before, as text tokens; of a long one the end counts.
             search: greedily by default.
             names: a number for each window, from which its draws follow; by default its row.
+            prefix: how the text begins, as text tokens; it is not part of the result.
 
         Raises:
-            InputError: for a language or task that the model doesn't know.
+            InputError: for a language or task that the model doesn't know, a prefix that leaves no room, and beams
+                where there is a draft.
         """
-        start = self.tokenizer.sot_sequence(language, task)
-        before = self._before(prompt)
+        start = self._start(language, task, prefix)
+        before = self._before(prompt, prefix)
         tokens = torch.tensor([*before, *start], device=audio.device).expand(audio.shape[0], -1)
         # The last token is chosen but never fed back, so it may lie one beyond the positions.
-        limit = min(self.context // 2, self.context + 1 - tokens.shape[1])
-        step = _WhisperStep(self.model, audio, len(before))
+        limit = min(self.writing.max_new_tokens or self.context // 2, self.context + 1 - tokens.shape[1])
+        if limit < 1:
+            raise InputError(f"a prefix of {len(prefix)} tokens leaves no room for text: use a shorter one")
+        step = _WhisperStep(self.model, self.heard(audio), len(before))
+        drafts = self._drafts(audio, len(before))
         if search.temperature == 0:
-            found = self._likeliest(step, tokens, limit, search)
+            found = self._likeliest(step, drafts, tokens, limit, search)
         else:
-            found = self._drawn(step, tokens, limit, search, range(len(audio)) if names is None else names)
+            found = self._drawn(step, drafts, tokens, limit, search, range(len(audio)) if names is None else names)
         silence = step.probability_after_sot(self.tokenizer.no_speech)
         each = len(silence) // len(found)  # rows of one window
         return [
@@ -166,24 +166,45 @@ class Decoder:
             for hypothesis, prob in zip(found, silence[::each], strict=True)
         ]
 
-    def _likeliest(self, step: "_WhisperStep", tokens: Tensor, limit: int, search: Search) -> list[Hypothesis]:
+    def _likeliest(
+        self, step: "_WhisperStep", drafts: "_Drafts | None", tokens: Tensor, limit: int, search: Search
+    ) -> list[Hypothesis]:
         stop = self.tokenizer.eot
-        if search.beams == 1:
+        if search.beams == 1 and drafts is None:
             return generate(step, tokens, stop=stop, limit=limit, rules=self.rules)
+        if drafts is not None:
+            if search.beams > 1:
+                raise InputError(f"a draft model can't help to keep {search.beams} beams: use 1, or no draft")
+            return speculate(step, drafts.step, tokens, stop=stop, limit=limit, ahead=drafts.ahead, rules=self.rules)
         finish = partial(FirstFinished, patience=search.patience, length_penalty=search.length_penalty)
         return beam_search(step, tokens, stop=stop, limit=limit, beams=search.beams, rules=self.rules, finish=finish)
 
     def _drawn(
-        self, step: "_WhisperStep", tokens: Tensor, limit: int, search: Search, names: Sequence[int]
+        self,
+        step: "_WhisperStep",
+        drafts: "_Drafts | None",
+        tokens: Tensor,
+        limit: int,
+        search: Search,
+        names: Sequence[int],
     ) -> list[Hypothesis]:
         """The likeliest, for its length, of some texts that are drawn for each window."""
-        each = search.best_of
+        each, stop, temperature = search.best_of, self.tokenizer.eot, search.temperature
         texts = np.repeat(np.asarray(names, np.int64), each) * each + np.tile(np.arange(each), len(names))
-        drawn_by = keys(search.seed, round(1000 * search.temperature), texts)
-        step.repeat(each)
-        choose = Drawn(lambda n: torch.from_numpy(uniforms(drawn_by, n + 1)[:, -1]), search.temperature)
+        drawn_by = keys(search.seed, round(1000 * temperature), texts)
+
+        def draws(number: int) -> Tensor:
+            return torch.from_numpy(uniforms(drawn_by, number + 1)[:, -1])
+
         rows = tokens.repeat_interleave(each, 0)
-        found = generate(step, rows, stop=self.tokenizer.eot, limit=limit, rules=self.rules, choose=choose)
+        step.repeat(each)
+        if drafts is None:
+            choose = Drawn(draws, temperature)
+            found = generate(step, rows, stop=stop, limit=limit, rules=self.rules, choose=choose)
+        else:
+            drafts.step.repeat(each)
+            likes, ahead, rules = Rejection(draws, temperature), drafts.ahead, self.rules
+            found = speculate(step, drafts.step, rows, stop=stop, limit=limit, ahead=ahead, rules=rules, judge=likes)
         judge = FirstFinished(each, length_penalty=search.length_penalty)
         return [judge.better(found[n : n + each]) for n in range(0, len(found), each)]
 
@@ -196,16 +217,25 @@ class Decoder:
         if not self.tokenizer.multilingual:
             return [{"en": 1.0} for _ in audio]
         sot = torch.full((audio.shape[0], 1), self.tokenizer.sot, device=audio.device)
-        logits = self.model.decode(sot, audio).x[:, -1].float()  # (B, V)
+        logits = self.model.decode(sot, self.heard(audio)).x[:, -1].float()  # (B, V)
         codes = list(self.tokenizer.language_tokens)
         ids = torch.tensor(list(self.tokenizer.language_tokens.values()), device=audio.device)
         rows = logits[:, ids].softmax(dim=-1).tolist()
         return [dict(sorted(zip(codes, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
 
-    def _before(self, prompt: Sequence[int]) -> list[int]:
-        if not prompt:
-            return []
-        return [self.tokenizer.sot_prev, *prompt[-(self.context // 2 - 1) :]]
+    def _before(self, prompt: Sequence[int], prefix: Sequence[int]) -> list[int]:
+        """What comes before `sot`: hotwords, if nothing says how the text begins, and as much of the prompt as fits."""
+        room = self.context // 2 - 1
+        hotwords = [] if prefix else self.hotwords[:room]
+        said = prompt[-(room - len(hotwords)) :] if len(hotwords) < room else []
+        return [self.tokenizer.sot_prev, *hotwords, *said] if hotwords or said else []
+
+    def _start(self, language: str, task: Task, prefix: Sequence[int]) -> list[int]:
+        start = list(self.tokenizer.sot_sequence(language, task))
+        if not self.writing.timestamps:
+            start.append(self.tokenizer.no_timestamps)
+        room = self.context // 2 - (self.writing.max_new_tokens or self.context // 2)
+        return [*start, *(prefix[-room:] if room > 0 else prefix)]
 
     def _result(
         self, hypothesis: Hypothesis, no_speech_prob: float, language: str, temperature: float
@@ -219,6 +249,7 @@ class Decoder:
             no_speech_prob=no_speech_prob,
             compression_ratio=compression_ratio(text),
             temperature=temperature,
+            logprobs=tuple(hypothesis.logprobs[: len(hypothesis.tokens)]),
         )
 
 
@@ -244,6 +275,10 @@ class _WhisperStep:
         """Decode each window that often, before the first call."""
         self.audio = self.audio.repeat_interleave(times, 0)
 
+    def rewind(self, length: int) -> None:
+        """Forget all but the first tokens that were fed."""
+        self.cache.truncate(length)
+
     def reorder(self, rows: Tensor) -> None:
         """Go on with other rows: beams stay with their window."""
         if len(rows) == self.rows:
@@ -257,6 +292,19 @@ class _WhisperStep:
         """How likely `token` was, in each row, right after `sot`."""
         assert self.after_sot is not None, "generate() has not called this step"
         return self.after_sot[:, token].tolist()
+
+
+class _Drafts(NamedTuple):
+    """A draft model at work."""
+
+    step: _WhisperStep
+    ahead: int
+
+
+def _part(audio: Tensor, begin: int, model: Whisper) -> Tensor:
+    """What `model` hears: from `begin` on in (B, S, D of several)."""
+    part = audio[..., begin : begin + model.config.audio_dim]
+    return part.to(next(model.parameters()).dtype).contiguous()
 
 
 def compression_ratio(text: str) -> float:

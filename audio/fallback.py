@@ -45,6 +45,7 @@ class Fallback:
         prompt: Sequence[int] = (),
         search: Search = Search(),
         names: Sequence[int] | None = None,
+        prefix: Sequence[int] = (),
     ) -> list[DecodingResult]:
         """Decode windows `audio` (B, S, D) as ``decoder`` does, each at the first temperature that does for it."""
         names = range(len(audio)) if names is None else names
@@ -52,7 +53,7 @@ class Fallback:
         left = list(range(len(audio)))
         for temperature in self.temperatures:
             again = replace(search, temperature=temperature)
-            results = decoder(audio[left], language, task, prompt, again, [names[row] for row in left])
+            results = decoder(audio[left], language, task, prompt, again, [names[row] for row in left], prefix)
             found |= dict(zip(left, results, strict=True))
             left = [row for row in left if self.bad(found[row])]
             if not left:

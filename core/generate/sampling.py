@@ -1,7 +1,7 @@
 """What is done to logits before a token is chosen, and how it is chosen: small objects that compose.
 
 A **rule** forbids tokens; a **chooser** turns the logits that are left into one token a row. Both are plain callables,
-so a model family adds its own without touching this file (Whisper's timestamp rules are in ``audio/decode.py``).
+so a model family adds its own without touching this file (Whisper's timestamp rules are in ``audio/writing.py``).
 """
 
 from collections.abc import Callable, Sequence
