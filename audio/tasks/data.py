@@ -39,6 +39,8 @@ class AudioData(ItemData):
             (:class:`core.data.lengths.LengthOrder`), at most ``batch_size`` of them, instead of ``batch_size`` of any
             length. It pays where the ear has a ``silence``. The lengths should stand in the data set, else every
             recording is read for its length first.
+        batch_multiple: What the number of recordings in these batches is a multiple of; by default the number of
+            processes. Set, it lets any number of processes that divides it see the same batches.
         keep: Bytes of decoded recordings that each process may keep.
     """
 
@@ -51,6 +53,7 @@ class AudioData(ItemData):
         hide: SpecAugment | None = None,
         batch_size: int = 32,
         batch_seconds: float | None = None,
+        batch_multiple: int | None = None,
         hold_out: float = 0.05,
         workers: int | None = None,
         seed: int | None = None,
@@ -64,6 +67,7 @@ class AudioData(ItemData):
         self.changes = changes or []
         self.hide = hide
         self.batch_seconds = batch_seconds
+        self.batch_multiple = batch_multiple
         self.keep = keep
 
     def _read(self, split: Split) -> AudioSet | None:
@@ -80,7 +84,8 @@ class AudioData(ItemData):
         # what a recording fills once it has its silence
         filled = [self.ear.samples(int(seconds * RATE)) / RATE for seconds in _lengths(items)]
         rank, world = self._place()
-        return LengthOrder(filled, self.batch_seconds, self.seed, most=self.batch_size, rank=rank, world=world)
+        most, multiple = self.batch_size, self.batch_multiple
+        return LengthOrder(filled, self.batch_seconds, self.seed, most=most, multiple=multiple, rank=rank, world=world)
 
 
 class SpeechData(AudioData):
@@ -89,8 +94,8 @@ class SpeechData(AudioData):
     Recordings without a text, or with a longer one than the decoder takes, are left out of training and validation.
 
     Args:
-        root, format, ear, changes, hide, batch_size, batch_seconds, hold_out, workers, seed, skip_limit, few, keep: See
-            :class:`AudioData`.
+        root, format, ear, changes, hide, batch_size, batch_seconds, batch_multiple, hold_out, workers, seed,
+            skip_limit, few, keep: See :class:`AudioData`.
         targets: What the model should write.
         vocab: Size of the model's vocabulary: 51864 English only, 51865 multilingual, 51866 from large-v3 on.
         context: Positions of the model's decoder.
@@ -108,6 +113,7 @@ class SpeechData(AudioData):
         hide: SpecAugment | None = None,
         batch_size: int = 32,
         batch_seconds: float | None = None,
+        batch_multiple: int | None = None,
         hold_out: float = 0.05,
         workers: int | None = None,
         seed: int | None = None,
@@ -116,7 +122,20 @@ class SpeechData(AudioData):
         keep: int = 1 << 30,
     ) -> None:
         super().__init__(
-            root, format, ear, changes, hide, batch_size, batch_seconds, hold_out, workers, seed, skip_limit, few, keep
+            root,
+            format,
+            ear,
+            changes,
+            hide,
+            batch_size,
+            batch_seconds,
+            batch_multiple,
+            hold_out,
+            workers,
+            seed,
+            skip_limit,
+            few,
+            keep,
         )
         self.words = Words(Tokenizer.for_vocab(vocab), targets, context)
 

@@ -26,10 +26,12 @@ class LengthOrder(BatchOrder):
         seed: Of the shuffling.
         buckets: How many, with as many samples in each.
         most: The most samples in a batch, however short they are.
+        multiple: What the number of samples in a batch is a multiple of; so many processes, or a part of so many, see
+            the same batches. By default the number of processes.
         rank, world: This process and how many there are.
 
     Raises:
-        InputError: If a sample is longer than the budget, or there is no complete batch.
+        InputError: If the processes can't share the batches equally, a sample is longer than the budget, or there is no complete batch.
     """
 
     def __init__(
@@ -39,24 +41,28 @@ class LengthOrder(BatchOrder):
         seed: int = 0,
         buckets: int = 10,
         most: int = 1024,
+        multiple: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if buckets < 1 or most < world or not 0 <= rank < world:
-            raise InputError(f"buckets {buckets} must be at least 1, and most {most} at least one for each process")
+        least = multiple or world
+        if buckets < 1 or most < least or not 0 <= rank < world:
+            raise InputError(f"buckets {buckets} must be at least 1, and most {most} at least {least}")
+        if least % world:
+            raise InputError(f"{world} processes can't share batches of a multiple of {least} equally")
         found = np.asarray(lengths, np.float64)
         if not len(found) or not np.isfinite(found).all() or found.min() <= 0:
             raise InputError("batches by length need the lengths of all samples, each above 0")
-        if found.max() * world > budget:
+        if found.max() * least > budget:
             raise InputError(
-                f"the longest sample has a length of {found.max():.4g}: {world} of them, one for each process, are "
-                f"more than the budget of a batch, {budget:g}"
+                f"the longest sample has a length of {found.max():.4g}: {least} of them, the least in a batch, are more "
+                f"than its budget, {budget:g}"
             )
         self.size, self.batch, self.seed = len(found), round(budget), seed
         self.rank, self.world = rank, world
         ordered = np.argsort(found, kind="stable")
         self._buckets = [np.sort(part) for part in np.array_split(ordered, min(buckets, len(found))) if len(part)]
-        self._sizes = [min(int(budget / found[part].max()), most, len(part)) // world * world for part in self._buckets]
+        self._sizes = [min(int(budget / found[part].max()), most, len(part)) // least * least for part in self._buckets]
         self._count = sum(len(part) // size for part, size in self._filled())
         if not self._count:
             raise InputError(f"{len(found)} samples in {buckets} buckets make no batch for {world} processes")

@@ -1,9 +1,9 @@
-"""A Hugging Face dataset folder: pictures as bytes in parquet files, with their labels and captions."""
+"""A Hugging Face dataset folder: pictures or recordings as bytes in parquet files, with labels and what is said."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import yaml
@@ -12,14 +12,16 @@ from PIL import Image
 from core.data.captions import CAPTIONS, gathered
 from core.data.images import read_image
 from core.data.labels import numbered
-from core.data.sets import ImageFormat, ImageSet, Split
+from core.data.sets import ImageFormat, ItemSet, Split
 from core.data.splits import files_by_split
 from core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Parquet", "ParquetImages"]
+__all__ = ["Columns", "Parquet", "ParquetImages", "ParquetItems", "columns_of", "rows_of"]
+
+T = TypeVar("T")
 
 _IMAGES = ("image", "img", "picture", "photo")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
@@ -27,29 +29,27 @@ _MEMORY = 1 << 30  # bytes of a column that a process may keep at hand
 _ROW_GROUPS = 4  # that it keeps of a larger one
 
 
-class ParquetImages(ImageSet):
-    """Pictures in a column of parquet files.
+class ParquetItems(ItemSet[list[T]], Generic[T]):
+    """Pictures or recordings in a column of parquet files.
 
-    A row group (100 pictures, as ``datasets`` writes them) is the least that parquet can read. Up to 1 GiB, every
+    A row group (100 items, as ``datasets`` writes them) is the least that parquet can read. Up to 1 GiB, every
     process keeps what it has read; of a larger set the latest few row groups, so that shuffled reading reads nearly a
-    row group for each picture: tar shards are faster then.
+    row group for each item: tar shards are faster then.
 
     Args:
-        root: Folder of the data set; pictures that are only named lie in it.
-        files: The parquet files.
-        image: Name of the column of pictures: bytes, or a struct of ``bytes`` and ``path``.
-        labels: (N,) int64, or None.
-        classes: Names of the classes.
+        root: Folder of the data set; items that are only named lie in it.
+        columns: Where they are.
+        decode: From bytes or a file, and a name for errors, to the item.
     """
 
-    def __init__(
-        self, root: Path, files: list[Path], image: str, labels: np.ndarray | None, classes: list[str]
-    ) -> None:
-        self.root, self.files, self.image, self.labels, self.classes = root, files, image, labels, classes
+    def __init__(self, root: Path, columns: "Columns", decode: Callable[[bytes | Path, str], T]) -> None:
+        self.root, self.files, self.column = root, columns.files, columns.item
+        self.labels, self.classes = columns.labels, columns.classes
+        self.decode = decode
         sizes = []
         total = 0
         self._groups: list[tuple[Path, int]] = []
-        for path in files:
+        for path in self.files:
             metadata = _open(path).metadata
             for group in range(metadata.num_row_groups):
                 self._groups.append((path, group))
@@ -65,7 +65,7 @@ class ParquetImages(ImageSet):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": {}}
 
-    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+    def read(self, indices: Sequence[int]) -> list[T]:
         found = {index: self._read(index) for index in sorted(set(indices))}  # a row group after the other
         return [found[index] for index in indices]
 
@@ -76,32 +76,67 @@ class ParquetImages(ImageSet):
         start = int(self._ends[first - 1]) if first else 0
         return f"{path.name}/{index - start}"
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int) -> T:
         group = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[group - 1]) if group else 0
         cell = self._column(group)[index - start].as_py()
         content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
         if content:
-            return read_image(content, name=self.name(index))
+            return self.decode(content, self.name(index))
         if not path:
-            raise InputError(f"{self.name(index)}: no picture in this row")
+            raise InputError(f"{self.name(index)}: nothing in this row")
         place = (self.root / path).resolve()
         if not place.is_relative_to(self.root.resolve()):
-            raise InputError(f"{self.name(index)}: names a picture outside of the data set ({path})")
-        return read_image(place)
+            raise InputError(f"{self.name(index)}: names a file outside of the data set ({path})")
+        return self.decode(place, str(place))
 
     def _column(self, group: int) -> "pa.ChunkedArray":
         if group not in self._held:
             path, number = self._groups[group]
             try:
                 # without threads: those of a pool don't live on in processes that are forked
-                column = _open(path).read_row_group(number, columns=[self.image], use_threads=False).column(0)
+                column = _open(path).read_row_group(number, columns=[self.column], use_threads=False).column(0)
             except (OSError, ValueError) as error:
                 raise InputError(f"{path}: damaged in row group {number} ({error})") from error
             if len(self._held) >= self._most:
                 self._held.pop(next(iter(self._held)))
             self._held[group] = column
         return self._held[group]
+
+
+class ParquetImages(ParquetItems[Image.Image]):
+    """Pictures in a column of parquet files.
+
+    Args:
+        root, columns: See :class:`ParquetItems`.
+    """
+
+    def __init__(self, root: Path, columns: "Columns") -> None:
+        super().__init__(root, columns, _picture)
+
+
+def _picture(source: bytes | Path, name: str) -> Image.Image:
+    return read_image(source, name=name)
+
+
+class Columns(NamedTuple):
+    """What a split's parquet files hold.
+
+    Attributes:
+        files: The files.
+        item: Name of the column of pictures or recordings: bytes, or a struct of ``bytes`` and ``path``.
+        labels: (N,) int64, or None.
+        classes: Names of the classes.
+        features: What is told of the columns: {name: {"_type": ..., "names": [...]}}.
+        names: Of all columns.
+    """
+
+    files: list[Path]
+    item: str
+    labels: np.ndarray | None
+    classes: list[str]
+    features: dict[str, Any]
+    names: list[str]
 
 
 class Parquet(ImageFormat):
@@ -121,41 +156,73 @@ class Parquet(ImageFormat):
         self.caption = caption
 
     def open(self, root: Path, split: Split) -> ParquetImages | None:
-        if not root.exists():
-            raise InputError(f"{root}: no such folder; expected one with .parquet files")
-        files = files_by_split(root, (".parquet",))
-        if not files:
-            raise InputError(f"{root}: holds no .parquet files")
-        if split not in files:
+        columns = columns_of(root, split, self.image, self.label, "Image", _IMAGES)
+        if columns is None:
             return None
-        schema = _open(files[split][0]).schema_arrow
-        features = _features(schema, root)
-        image = self._pick(self.image, schema.names, "Image", _IMAGES, features)
-        if image is None:
-            raise InputError(f"{files[split][0]}: has the columns {', '.join(schema.names)}; expected one of pictures")
-        label = self._pick(self.label, schema.names, "ClassLabel", _LABELS, features)
-        labels: np.ndarray | None = None
-        classes: list[str] = []
-        if label is not None and split != "predict":
-            values = _cells(files[split], label)
-            train = values if split == "train" else _cells(files.get("train", files[split]), label)
-            labels, classes = _numbers(values, train, (features.get(label) or {}).get("names"), str(root))
-        found = ParquetImages(root if root.is_dir() else root.parent, files[split], image, labels, classes)
-        caption = self._pick(self.caption, schema.names, "Caption", CAPTIONS, features)
+        found = ParquetImages(root if root.is_dir() else root.parent, columns)
+        caption = _pick(self.caption, columns.names, "Caption", CAPTIONS, columns.features)
         if caption is not None:
-            found.captions = gathered(_cells(files[split], caption))
+            found.captions = gathered(_cells(columns.files, caption))
         return found
 
-    @staticmethod
-    def _pick(
-        wanted: str | None, names: list[str], kind: str, usual: tuple[str, ...], features: dict[str, Any]
-    ) -> str | None:
-        if wanted is not None:
-            if wanted not in names:
-                raise InputError(f"no column {wanted} in the parquet files; they have {', '.join(names)}")
-            return wanted
-        told = [name for name in names if isinstance(features.get(name), dict) and features[name].get("_type") == kind]
-        return next((name for name in (*told, *usual) if name in names), None)
+
+def columns_of(
+    root: Path, split: Split, item: str | None, label: str | None, kind: str, usual: tuple[str, ...]
+) -> Columns | None:
+    """Which columns of a split's files hold the items and their classes.
+
+    Args:
+        root: Folder of the data set, or one file.
+        split: Of the data set.
+        item, label: Names of the columns; None for those that the files tell, or the usual ones.
+        kind: What Hugging Face calls the items.
+        usual: Usual names of their column.
+
+    Returns:
+        None if there is no such split.
+
+    Raises:
+        InputError: If there are no such files, or no such columns in them.
+    """
+    if not root.exists():
+        raise InputError(f"{root}: no such folder; expected one with .parquet files")
+    files = files_by_split(root, (".parquet",))
+    if not files:
+        raise InputError(f"{root}: holds no .parquet files")
+    if split not in files:
+        return None
+    schema = _open(files[split][0]).schema_arrow
+    features = _features(schema, root)
+    found = _pick(item, schema.names, kind, usual, features)
+    if found is None:
+        what = {"Image": "pictures", "Audio": "recordings"}[kind]
+        raise InputError(f"{files[split][0]}: has the columns {', '.join(schema.names)}; expected one of {what}")
+    place = _pick(label, schema.names, "ClassLabel", _LABELS, features)
+    labels: np.ndarray | None = None
+    classes: list[str] = []
+    if place is not None and split != "predict":
+        values = _cells(files[split], place)
+        train = values if split == "train" else _cells(files.get("train", files[split]), place)
+        labels, classes = _numbers(values, train, (features.get(place) or {}).get("names"), str(root))
+    return Columns(files[split], found, labels, classes, features, list(schema.names))
+
+
+def rows_of(columns: Columns, wanted: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The cells of some columns, those that there are, by row."""
+    names = [name for name in wanted if name in columns.names]
+    cells = [_cells(columns.files, name) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def _pick(
+    wanted: str | None, names: list[str], kind: str, usual: tuple[str, ...], features: dict[str, Any]
+) -> str | None:
+    if wanted is not None:
+        if wanted not in names:
+            raise InputError(f"no column {wanted} in the parquet files; they have {', '.join(names)}")
+        return wanted
+    told = [name for name in names if isinstance(features.get(name), dict) and features[name].get("_type") == kind]
+    return next((name for name in (*told, *usual) if name in names), None)
 
 
 def _numbers(
@@ -164,7 +231,7 @@ def _numbers(
     if all(value in (None, -1) for value in values):  # how a test split says that its labels are kept back
         return None, list(names or [])
     if any(not isinstance(value, int | str) or value == -1 for value in values):
-        raise InputError(f"{where}: some images have no label, or one that is neither a number nor a name")
+        raise InputError(f"{where}: some rows have no label, or one that is neither a number nor a name")
     if not names:
         return numbered([str(value) for value in values], [str(value) for value in train], where)
     labels = np.array([value if isinstance(value, int) else names.index(value) for value in values], np.int64)
@@ -218,8 +285,10 @@ def _readme_features(text: str) -> dict[str, Any]:
     features: dict[str, Any] = {}
     for column in info.get("features") or []:
         kind = column.get("dtype")
-        if kind == "image":
-            features[column["name"]] = {"_type": "Image"}
+        if kind in ("image", "audio"):
+            features[column["name"]] = {"_type": kind.title()}
+        elif isinstance(kind, dict) and "audio" in kind:  # with a sampling rate
+            features[column["name"]] = {"_type": "Audio"}
         elif isinstance(kind, dict) and "class_label" in kind:
             names = kind["class_label"]["names"]
             ordered = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names

@@ -17,7 +17,7 @@ Split = Literal["train", "val", "test", "predict"]
 Images = np.ndarray | list[Image.Image]  # (B, H, W) or (B, H, W, 3) uint8, or PIL images of any size
 
 
-T = TypeVar("T", bound="Images | list[Any]")
+T = TypeVar("T", bound="Images | list[Any]", covariant=True)
 
 
 class ItemSet(ABC, Generic[T]):

@@ -11,7 +11,7 @@ from core.data.sets import ImageFormat, Split
 from core.data.splits import files_by_split, named_split
 from core.errors import InputError
 
-__all__ = ["PATHS", "Table", "header"]
+__all__ = ["PATHS", "Table", "cells", "header"]
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
 _LABELS = ("label", "class", "target", "category", "class_name")
@@ -81,11 +81,7 @@ class Table(ImageFormat):
         caption = self._column(table, columns, self.captions, self.explicit["caption"])
         assert path is not None
         rows = []
-        for number, row in enumerate(_lines(table)[1:], 2):
-            if not row:
-                continue
-            if len(row) != len(columns):
-                raise InputError(f"{table}: line {number} has {len(row)} cells, the header {len(columns)}")
+        for _, row in _full_rows(table, columns):
             its_label, its_split, its_caption = (
                 None if place is None else row[place].strip() or None
                 for place in (label, columns.get("split"), caption)
@@ -111,6 +107,29 @@ def header(table: Path) -> dict[str, int]:
     if not lines:
         raise InputError(f"{table}: empty; expected a first line with the names of the columns")
     return {name.strip().lower(): place for place, name in enumerate(lines[0])}
+
+
+def cells(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """The number of each row's line, and its cells that aren't empty by the names of their columns, in small letters.
+
+    Raises:
+        InputError: If the table is not text, is empty, or has rows of different lengths.
+    """
+    columns = header(table)
+    return [
+        (number, {name: row[place].strip() for name, place in columns.items() if row[place].strip()})
+        for number, row in _full_rows(table, columns)
+    ]
+
+
+def _full_rows(table: Path, columns: dict[str, int]) -> list[tuple[int, list[str]]]:
+    """The rows after the header, but for empty ones, with their numbers."""
+    rows = []
+    for number, row in enumerate(_lines(table)[1:], 2):
+        if row and len(row) != len(columns):
+            raise InputError(f"{table}: line {number} has {len(row)} cells, the header {len(columns)}")
+        rows += [(number, row)] if row else []
+    return rows
 
 
 def _tables(root: Path) -> dict[Split, list[Path]]:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from core.errors import InputError
 
-__all__ = ["TEXTS", "Spoken", "Utterance", "utterance"]
+__all__ = ["FIELDS", "Spoken", "Utterance", "utterance"]
 
-TEXTS = ("text", "transcript", "transcription", "sentence", "normalized_text", "raw_text", "txt")
+_TEXTS = ("text", "transcript", "transcription", "sentence", "normalized_text", "raw_text", "txt")
 _LANGUAGES = ("language", "lang", "locale")
 _PROMPTS = ("prompt", "previous_text", "context")
 _SECONDS = ("duration", "seconds")
+FIELDS = (*_TEXTS, *_LANGUAGES, *_PROMPTS, *_SECONDS, "segments", "task")  # those that `utterance` knows
 
 
 class Spoken(NamedTuple):
@@ -60,7 +61,7 @@ def utterance(said: Mapping[str, Any], where: str, text: str | None = None) -> U
         InputError: If a field is not what it should be.
     """
     segments = _segments(said.get("segments"), where)
-    words = _field(said, (text,) if text else TEXTS)
+    words = _field(said, (text,) if text else _TEXTS)
     task = str(said.get("task") or "transcribe")
     if task not in ("transcribe", "translate"):
         raise InputError(f"{where}: the task is {task!r}, expected transcribe or translate")

@@ -143,7 +143,7 @@ def test_parquet_that_names_files_and_keeps_labels_back(tmp_path: Path):
     found = Parquet().open(tmp_path, "train")
     assert found.labels is None
     assert np.array_equal(np.asarray(found.read([0])[0])[..., 0], array("train", 5))
-    for number, message in ((1, "outside of the data set"), (2, "no picture in this row")):
+    for number, message in ((1, "outside of the data set"), (2, "nothing in this row")):
         with pytest.raises(InputError, match=message):
             found.read([number])
 
