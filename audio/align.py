@@ -56,8 +56,9 @@ class Aligner:
         """Align the words of each window; a window gives the same result alone and in a batch.
 
         Args:
-            audio: encoded windows (B, S, D), of :meth:`audio.decode.Decoder.encode`.
-            texts: what was said in each, as text tokens, without timestamps.
+            audio: encoded windows (B, S, D), as the model itself hears them (:meth:`audio.decode.Decoder.heard`).
+            texts: what was said in each, as text tokens, without timestamps. What is too long for the decoder's
+                positions is left out at the end.
             frames: log-mel frames of each that hold audio; what follows is padding.
             language: that is spoken, in all or in each.
             task: what was written: words of a translation are split as English is.
@@ -67,6 +68,8 @@ class Aligner:
         """
         languages = [language] * len(texts) if isinstance(language, str) else list(language)
         starts = [[*self.tokenizer.sot_sequence(code, task), self.tokenizer.no_timestamps] for code in languages]
+        room = self.model.config.text_context - max(map(len, starts), default=0) - 1
+        texts = [text[:room] for text in texts]
         found: list[list[Timing]] = [[] for _ in texts]
         spoken = [n for n, text in enumerate(texts) if text and frames[n] >= STRIDE]
         for group in self._groups(spoken, texts):

@@ -32,8 +32,11 @@ def dimensions(config: WhisperConfig) -> ModelDimensions:
 
 
 @functools.cache
-def make_random_models(vocab: int, seed: int) -> Models:
-    """Small models of random weights whose choices vary; a short context keeps their babble short."""
+def make_random_models(vocab: int, seed: int, std: float = 0.3) -> Models:
+    """Small models of random weights whose choices vary; a short context keeps their babble short.
+
+    With a lower `std` they look at much at once: at 0.3 some positions get no weight at all.
+    """
     torch.manual_seed(seed)
     config = WhisperConfig(
         vocab=vocab,
@@ -47,15 +50,15 @@ def make_random_models(vocab: int, seed: int) -> Models:
     )
     reference = openai_whisper.Whisper(dimensions(config)).eval()
     for name, parameter in reference.named_parameters():
-        torch.nn.init.normal_(parameter, std=0.3 if "ln" not in name and parameter.ndim > 1 else 0.5)
+        torch.nn.init.normal_(parameter, std=std if "ln" not in name and parameter.ndim > 1 else 0.5)
     model = Whisper(config).eval()
     load_into(model, OPENAI, reference.state_dict())
     return model, reference
 
 
 @pytest.fixture(scope="session")
-def random_models() -> Callable[[int, int], Models]:
-    """``random_models(vocab, seed)``: ours and openai-whisper's."""
+def random_models() -> Callable[..., Models]:
+    """``random_models(vocab, seed[, std])``: ours and openai-whisper's."""
     return make_random_models
 
 

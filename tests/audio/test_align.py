@@ -16,6 +16,7 @@ import scipy.ndimage
 import torch
 import whisper as openai_whisper
 from whisper import timing as openai_timing
+from whisper.tokenizer import get_tokenizer
 
 from audio.align import Aligner, Timing, dtw, median_filter
 from audio.alignment_heads import ALIGNMENT_HEADS, alignment_heads
@@ -106,6 +107,29 @@ def test_heads_come_with_the_weights(assets: Path, tmp_path: Path) -> None:
         load_whisper(folder)
 
 
+TEXTS = {"en": " It's one, two (and three).", "fr": " Ça va, l'été ?", "ja": "今日は、いい天気です。"}
+
+
+@pytest.mark.parametrize("frames", [3000, 1501, 240])
+@pytest.mark.parametrize(("vocab", "language"), [(51_864, "en"), (51_865, "fr"), (51_866, "ja")])
+def test_words_equal_openais(
+    vocab: int, language: str, frames: int, random_models: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_timing, "dtw_cpu", dtw)  # theirs has to be compiled, for seconds
+    model, reference = random_models(vocab, 0, 0.1)
+    tokenizer = Tokenizer.for_vocab(vocab)
+    other = get_tokenizer(vocab > 51_864, num_languages=len(tokenizer.languages), language=language, task="transcribe")
+    mel, text = torch.randn(80, 3000), tokenizer.encode(TEXTS[language])
+    expected = openai_timing.find_alignment(reference, other, text, mel, frames)
+    audio = Decoder(model, tokenizer).encode(mel[None])
+    found = Aligner(model, tokenizer)(audio, [text], [frames], language)[0]
+    assert len(found) > 3
+    assert [(word.text, list(word.tokens)) for word in found] == [(word.word, word.tokens) for word in expected]
+    for word, theirs in zip(found, expected, strict=True):
+        assert (word.start, word.end) == pytest.approx((theirs.start, theirs.end), abs=0.02 + 1e-6)
+        assert word.probability == pytest.approx(theirs.probability, rel=1e-3)
+
+
 def test_a_batch_changes_nothing(random_models: Callable) -> None:
     model, _ = random_models(51_865, 0)
     tokenizer = Tokenizer()
@@ -141,6 +165,13 @@ def test_audio_that_is_too_short_has_no_words(random_models: Callable) -> None:
     audio = torch.randn(1, 1500, 64)
     assert aligner(audio, [[400]], [1]) == [[]]
     assert len(aligner(audio, [[400]], [2])[0]) == 1
+
+
+def test_texts_that_are_too_long_are_aligned_at_their_start(random_models: Callable) -> None:
+    model, _ = random_models(51_865, 0)  # of 80 positions
+    tokenizer = Tokenizer()
+    found = Aligner(model, tokenizer)(torch.randn(1, 1500, 64), [tokenizer.encode(" word") * 90], [3000])
+    assert len(found[0]) == 80 - 5
 
 
 def test_translations_are_split_as_english_is(random_models: Callable) -> None:
