@@ -20,7 +20,7 @@ from torch import Tensor
 
 from core.errors import InputError
 
-__all__ = ["LONGEST", "Recording", "read_audio", "resample"]
+__all__ = ["LONGEST", "Recording", "read_audio", "resample", "resampled"]
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -80,7 +80,7 @@ class Recording:
         empty = True
         with _opened(self.name, self.content) as opened:
             checked = _checked(self.name, opened.blocks, opened.rate, self.longest)
-            for block in _resampled(checked, opened.rate, self.rate):
+            for block in resampled(checked, opened.rate, self.rate):
                 empty = empty and not len(block)
                 yield block.clamp_(-1.0, 1.0)
         if empty:
@@ -97,7 +97,7 @@ def read_audio(source: Source, rate: int = 16_000, longest: float = LONGEST, nam
 
 def resample(audio: Tensor, source_rate: int, rate: int) -> Tensor:
     """`audio` (samples,) at `source_rate` Hz brought to `rate` Hz: (ceil(samples * rate / source_rate),)."""
-    return torch.cat(list(_resampled([audio], source_rate, rate)))
+    return torch.cat(list(resampled([audio], source_rate, rate)))
 
 
 class _Opened(NamedTuple):
@@ -225,7 +225,7 @@ def _checked(path: Path, blocks: Iterable[Tensor], rate: int, longest: float) ->
         yield block
 
 
-def _resampled(blocks: Iterable[Tensor], source_rate: int, rate: int) -> Iterator[Tensor]:
+def resampled(blocks: Iterable[Tensor], source_rate: int, rate: int) -> Iterator[Tensor]:
     """Resample a stream as if it were one signal: each block is filtered together with its surroundings."""
     if source_rate == rate:
         yield from blocks

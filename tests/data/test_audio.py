@@ -132,7 +132,7 @@ def test_blocks_resample_as_one(source: int, target: int) -> None:
     whole = torchaudio_resample(signal.double(), source, target, **FILTER).float()
     torch.testing.assert_close(resample(signal, source, target), whole, rtol=0, atol=5e-6)
     for size in (1_000, 7_919, source):
-        parts = list(module._resampled(signal.split(size), source, target))
+        parts = list(module.resampled(signal.split(size), source, target))
         torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=5e-6)
 
 
