@@ -109,7 +109,8 @@ class Decoder:
         heard = [
             model.encode(mel.to(weight.device, weight.dtype)) for model, weight in zip(models, weights, strict=True)
         ]
-        return heard[0] if len(heard) == 1 else torch.cat([part.to(heard[0].device) for part in heard], -1)
+        own, *others = heard
+        return torch.cat([own, *(part.to(own.device, own.dtype) for part in others)], -1) if others else own
 
     def heard(self, audio: Tensor) -> Tensor:
         """Of `audio` (B, S, D) of :meth:`encode`, what the model itself hears."""
@@ -125,7 +126,7 @@ class Decoder:
     def __call__(
         self,
         audio: Tensor,
-        language: str = "en",
+        language: str | Sequence[str] = "en",
         task: Task = "transcribe",
         prompt: Sequence[int] = (),
         search: Search = Search(),
@@ -136,7 +137,8 @@ class Decoder:
 
         Args:
             audio: of :meth:`encode`.
-            language, task: what is spoken, and what is written.
+            language: that is spoken, in all or in each.
+            task: what is written.
             prompt: what was said before, as text tokens; of a long one the end counts.
             search: greedily by default.
             names: a number for each window, from which its draws follow; by default its row.
@@ -146,9 +148,10 @@ class Decoder:
             InputError: for a language or task that the model doesn't know, a prefix that leaves no room, and beams
                 where there is a draft.
         """
-        start = self._start(language, task, prefix)
+        languages = [language] * len(audio) if isinstance(language, str) else list(language)
         before = self._before(prompt, prefix)
-        tokens = torch.tensor([*before, *start], device=audio.device).expand(audio.shape[0], -1)
+        rows = [[*before, *self._start(code, task, prefix)] for code in languages]
+        tokens = torch.tensor(rows, device=audio.device)
         # The last token is chosen but never fed back, so it may lie one beyond the positions.
         limit = min(self.writing.max_new_tokens or self.context // 2, self.context + 1 - tokens.shape[1])
         if limit < 1:
@@ -162,8 +165,8 @@ class Decoder:
         silence = step.probability_after_sot(self.tokenizer.no_speech)
         each = len(silence) // len(found)  # rows of one window
         return [
-            self._result(hypothesis, prob, language, search.temperature)
-            for hypothesis, prob in zip(found, silence[::each], strict=True)
+            self._result(hypothesis, prob, code, search.temperature)
+            for hypothesis, prob, code in zip(found, silence[::each], languages, strict=True)
         ]
 
     def _likeliest(
@@ -303,8 +306,7 @@ class _Drafts(NamedTuple):
 
 def _part(audio: Tensor, begin: int, model: Whisper) -> Tensor:
     """What `model` hears: from `begin` on in (B, S, D of several)."""
-    part = audio[..., begin : begin + model.config.audio_dim]
-    return part.to(next(model.parameters()).dtype).contiguous()
+    return audio[..., begin : begin + model.config.audio_dim].contiguous()
 
 
 def compression_ratio(text: str) -> float:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from audio.whisper import Whisper
 from core.errors import InputError
+from core.nn.frozen import Frozen
 
 __all__ = ["Draft"]
 
@@ -13,7 +14,8 @@ class Draft:
     """A model whose text another one checks several tokens at a time; see :mod:`core.generate.speculative`.
 
     Args:
-        model: of the same vocabulary as the other one: for large-v3 it may be distil-large-v3, for medium tiny.
+        model: of the same vocabulary and precision as the other one: for large-v3 it may be distil-large-v3, for medium
+            tiny.
         ahead: tokens that are drafted at a time.
     """
 
@@ -36,16 +38,21 @@ class Draft:
                 )
 
     def hears_like(self, model: Whisper) -> bool:
-        """Whether both have the same encoder, as distilled models do: then the audio needs to be encoded only once."""
+        """Whether both have the same encoder, as distilled models do: then the audio needs to be encoded only once.
+
+        Of layers whose weights are packed that can't be told, unless they are the same objects.
+        """
         return _equal(self.model.encoder, model.encoder)
 
 
 def _equal(a: nn.Module, b: nn.Module) -> bool:
+    if a is b:
+        return True
+    if any(isinstance(module, Frozen) for module in (*a.modules(), *b.modules())):
+        return False
     mine, other = a.state_dict(), b.state_dict()
     return mine.keys() == other.keys() and all(_same(mine[name], other[name]) for name in mine)
 
 
-def _same(a: object, b: object) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-    return a is b  # packed weights
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from audio.agreement import Agreement
+from audio.languages import language_code
 from audio.mel import HOP, SAMPLE_RATE, WINDOW_SECONDS, fit_frames
 from audio.transcribe import Transcriber
 from audio.transcript import Word
@@ -24,7 +25,6 @@ from core.errors import InputError
 __all__ = ["Live", "LiveStream", "Update", "listen"]
 
 VOICE = 0.5  # somebody speaks where the network says so with this probability or more
-REMEMBERED = 1000  # characters of settled text, more than the model can be shown
 BEFORE = 0.5  # seconds that are kept of a silence, before what may be said next
 SHORTEST = 0.1  # seconds of audio that are worth a look
 ROOM = 5.0  # seconds of a window that are left free for what comes next
@@ -39,6 +39,7 @@ class Live:
         wait: seconds after its end by which a word is settled even if looks disagree.
         keep: seconds of audio from which on what is settled is forgotten: at the end of a sentence, or of a word.
         pause: seconds of silence after which all that was said is settled. None: silence is not listened for.
+        remember: characters of settled text that the model is shown before the audio that is not settled.
 
     Raises:
         InputError: when they don't fit together.
@@ -48,6 +49,7 @@ class Live:
     wait: float = 8.0
     keep: float = 15.0
     pause: float | None = 0.8
+    remember: int = 400
 
     def __post_init__(self) -> None:
         longest = WINDOW_SECONDS - ROOM
@@ -59,6 +61,8 @@ class Live:
             )
         if self.pause is not None and self.pause <= 0:
             raise InputError(f"a pause of {self.pause} s: expected above 0")
+        if self.remember < 0:
+            raise InputError(f"{self.remember} characters to remember: expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,15 @@ class LiveStream:
         self.transcriber = transcriber
         self.live = live
         settings = transcriber.settings
-        self.language = settings.language if transcriber.tokenizer.multilingual else "en"
+        spoken = settings.language or (None if transcriber.tokenizer.multilingual else "en")
+        self.language = None if spoken is None else language_code(spoken)
         # a look is soon followed by another: one temperature does
         self.fallback = replace(settings.fallback, temperatures=settings.fallback.temperatures[:1])
         self.held = torch.zeros(0)  # audio that is not settled
         self.begin = 0  # its first sample
         self.fresh = 0  # samples of it that no look has seen
         self.agreement = Agreement()
-        self.forgotten = (settings.initial_prompt or "").strip()  # text of audio that is not held any more
+        self.forgotten = (settings.initial_prompt or "").strip()  # the text before the audio that is held
         self.voice = None if live.pause is None else VoiceStream()
         self.spoken = 0  # the sample up to which somebody spoke
         self.judged = 0  # the sample up to which that is known
@@ -198,9 +203,7 @@ class LiveStream:
 
     def _prompt(self) -> list[int]:
         """What was said before the audio that is held, as tokens."""
-        if not self.forgotten or not self.transcriber.settings.condition_on_previous_text:
-            return []
-        return self.transcriber.tokenizer.encode(" " + self.forgotten)
+        return self.transcriber.tokenizer.encode(" " + self.forgotten) if self.forgotten else []
 
     def _judge(self, block: Tensor) -> None:
         """Find out where in new audio somebody speaks."""
@@ -223,4 +226,7 @@ class LiveStream:
         self.begin += cut
         self.held = self.held[cut:].clone()
         self.fresh = min(self.fresh, len(self.held))
-        self.forgotten = (self.forgotten + self.agreement.forget(self.begin / SAMPLE_RATE))[-REMEMBERED:].strip()
+        gone = self.agreement.forget(self.begin / SAMPLE_RATE)
+        if gone:
+            text = self.forgotten + gone
+            self.forgotten = text[max(len(text) - self.live.remember, 0) :].strip()
