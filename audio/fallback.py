@@ -40,7 +40,7 @@ class Fallback:
         self,
         decoder: Decoder,
         audio: Tensor,
-        language: str,
+        language: str | Sequence[str],
         task: Task = "transcribe",
         prompt: Sequence[int] = (),
         search: Search = Search(),
@@ -49,11 +49,13 @@ class Fallback:
     ) -> list[DecodingResult]:
         """Decode windows `audio` (B, S, D) as ``decoder`` does, each at the first temperature that does for it."""
         names = range(len(audio)) if names is None else names
+        languages = [language] * len(audio) if isinstance(language, str) else language
         found: dict[int, DecodingResult] = {}
         left = list(range(len(audio)))
         for temperature in self.temperatures:
             again = replace(search, temperature=temperature)
-            results = decoder(audio[left], language, task, prompt, again, [names[row] for row in left], prefix)
+            codes, numbers = [languages[row] for row in left], [names[row] for row in left]
+            results = decoder(audio[left], codes, task, prompt, again, numbers, prefix)
             found |= dict(zip(left, results, strict=True))
             left = [row for row in left if self.bad(found[row])]
             if not left:

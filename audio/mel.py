@@ -10,7 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["HOP", "SAMPLE_RATE", "WINDOW_FRAMES", "WINDOW_SECONDS", "LogMel", "fit_frames", "mel_filters"]
+__all__ = [
+    "FFT",
+    "HOP",
+    "SAMPLE_RATE",
+    "WINDOW_FRAMES",
+    "WINDOW_SECONDS",
+    "LogMel",
+    "fit_frames",
+    "frame_at",
+    "mel_filters",
+    "seconds_at",
+]
 
 SAMPLE_RATE = 16_000  # samples a second
 FFT = 400  # samples in one analysis window: 25 ms
@@ -63,19 +74,36 @@ class LogMel:
         rows = audio.reshape(1, -1, samples)
         mirrored = F.pad(rows, (FFT // 2, FFT // 2), mode="reflect")[0]  # frame i is centred on sample 160 i
         frames = samples // HOP
-        blocks = [self._power(mirrored, first, min(first + _BLOCK, frames)) for first in range(0, frames, _BLOCK)]
-        log = torch.cat(blocks, dim=-1).clamp_(min=1e-10).log10_()
-        log = torch.maximum(log, log.amax(dim=(-2, -1), keepdim=True) - 8.0)
-        return log.add_(4.0).div_(4.0).reshape(*audio.shape[:-1], self.mels, frames)
+        blocks = [
+            self.log_power(mirrored[:, first * HOP : (min(first + _BLOCK, frames) - 1) * HOP + FFT])
+            for first in range(0, frames, _BLOCK)
+        ]
+        log = torch.cat(blocks, dim=-1)
+        log = self.scaled(log, log.amax(dim=(-2, -1), keepdim=True))
+        return log.reshape(*audio.shape[:-1], self.mels, frames)
 
-    def _power(self, audio: Tensor, first: int, end: int) -> Tensor:
-        """Mel power of the frames from `first` up to `end`: (rows, samples) -> (rows, mels, end - first)."""
-        part = audio[:, first * HOP : (end - 1) * HOP + FFT]
+    def log_power(self, audio: Tensor) -> Tensor:
+        """Decades of mel power in the frames that fit into audio: (rows, 160 frames + 240) -> (rows, mels, frames)."""
         window = torch.hann_window(FFT, device=audio.device)
-        spectrum = torch.stft(part, FFT, HOP, window=window, center=False, return_complex=True)
-        return mel_filters(self.mels).to(audio.device) @ spectrum.abs().square_()
+        spectrum = torch.stft(audio, FFT, HOP, window=window, center=False, return_complex=True)
+        power = mel_filters(self.mels).to(audio.device) @ spectrum.abs().square_()
+        return power.clamp_(min=1e-10).log10_()
+
+    def scaled(self, log: Tensor, peak: Tensor) -> Tensor:
+        """What `log_power` gave (..., mels, frames), as the model takes it; `peak` is its largest value."""
+        return torch.maximum(log, peak - 8.0).add_(4.0).div_(4.0)
 
 
 def fit_frames(mel: Tensor, frames: int = WINDOW_FRAMES) -> Tensor:
     """Cut or zero-pad (..., T) at its end to (..., frames): what the encoder takes."""
     return F.pad(mel[..., :frames], (0, max(0, frames - mel.shape[-1])))
+
+
+def seconds_at(frame: int) -> float:
+    """Where a frame lies."""
+    return frame * HOP / SAMPLE_RATE
+
+
+def frame_at(seconds: float) -> int:
+    """The nearest frame."""
+    return round(seconds * SAMPLE_RATE / HOP)

@@ -1,36 +1,32 @@
-"""Transcribe recordings of any length: 30 s windows, each starting where the last spoken segment ended.
+"""Transcribe recordings of any length.
 
-Source of the windows' rules: openai/whisper ``whisper/transcribe.py``.
+Where somebody speaks, windows are cut in pauses and heard several at once. Or, as openai/whisper does it
+(``whisper/transcribe.py``): 30 s windows one after the other, each starting where the last spoken segment ended; see
+:data:`audio.settings.OPENAI`.
 """
 
-import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from audio.align import Aligner
-from audio.cut import Piece, cut
-from audio.decode import Decoder, DecodingResult
-from audio.hallucination import Span, keep_heard
+from audio.decode import Decoder
+from audio.draft import Draft
 from audio.languages import language_code
-from audio.mel import HOP, SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS, LogMel, fit_frames
+from audio.listener import Listener
+from audio.mel import SAMPLE_RATE, LogMel, seconds_at
+from audio.passage import History, Passage, Recorded
+from audio.reading import Audio, Source, passages
+from audio.schedule import hear
 from audio.settings import Settings
 from audio.tokenizer import Tokenizer
 from audio.transcript import Segment, Transcript
 from audio.whisper import Whisper
-from audio.words import spoken_end, timed_segments
-from core.data.audio import read_audio
 from core.errors import InputError
 
 __all__ = ["Segment", "Settings", "Transcriber", "Transcript", "Transcription", "Window"]
-
-DOUBTFUL = 0.5  # what was drawn at a higher temperature is not shown to the model: it might go on like that
-
-Audio = str | os.PathLike[str] | Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,21 @@ class Transcriber:
             print(window.position, window.segments)
     """
 
-    def __init__(self, model: Whisper, tokenizer: Tokenizer | None = None, settings: Settings = Settings()) -> None:
+    def __init__(
+        self,
+        model: Whisper,
+        tokenizer: Tokenizer | None = None,
+        settings: Settings = Settings(),
+        draft: Draft | None = None,
+    ) -> None:
+        """`draft` tries tokens in advance; see :class:`audio.decode.Decoder`."""
         self.model = model.eval()
         self.tokenizer = tokenizer or Tokenizer.for_vocab(model.config.vocab)
         self.settings = settings
-        self.decoder = Decoder(model, self.tokenizer)
+        self.decoder = Decoder(model, self.tokenizer, writing=settings.writing, draft=draft)
         self.aligner = Aligner(model, self.tokenizer)
         self.log_mel = LogMel(model.config.mels)
+        self.listener = Listener(self.decoder, self.aligner, settings)
         if settings.language is not None:  # a wrong one is told before any audio is read
             self.tokenizer.sot_sequence(settings.language, settings.task)
 
@@ -68,50 +72,93 @@ class Transcriber:
         return self.start(audio).finish()
 
     def start(self, audio: Audio) -> "Transcription":
-        """Begin to transcribe a file, or a waveform (samples,) at 16 kHz: iterate over the result for its windows."""
-        return Transcription(self, _waveform(audio))
+        """Begin to transcribe a file, or a waveform (samples,) at 16 kHz: iterate over the result for its windows.
+
+        Raises InputError when it can't be opened.
+        """
+        return Transcription(self, audio)
+
+    def each(
+        self, audios: Iterable[Audio], watch: "Callable[[Iterable[Transcription]], None] | None" = None
+    ) -> Iterator["Transcription"]:
+        """Transcribe several recordings, windows of some of them at once: each gives what it would alone.
+
+        Gives each in its turn, when it is done. One that turns out to be damaged has an `error`; raises InputError for
+        one that can't be opened.
+
+        Args:
+            audios: files, or waveforms (samples,) at 16 kHz; opened one after the other.
+            watch: is shown, after each step, those that were begun.
+        """
+        jobs: deque[Transcription] = deque()
+        for _ in hear(self._all(audios, jobs), self.listener, self.settings.batch):
+            while jobs and jobs[0].done:
+                yield jobs.popleft()
+            if watch is not None:
+                watch(jobs)
+        yield from jobs
+
+    def _all(self, audios: Iterable[Audio], jobs: "deque[Transcription]") -> Iterator[Passage]:
+        """The passages of all recordings; those that were begun are added to `jobs`."""
+        for audio in audios:
+            jobs.append(Transcription(self, audio))
+            yield from jobs[-1].read()
+
+    def history(self) -> History:
+        """What is remembered of a recording in which nothing was heard."""
+        settings, room = self.settings, self.decoder.context // 2 - 1
+        initial, prefix = (
+            self.tokenizer.encode(" " + text.strip()) if text and text.strip() else []
+            for text in (settings.initial_prompt, settings.writing.prefix)
+        )
+        return History(initial, settings.carry_initial_prompt, settings.condition_on_previous_text, room, prefix)
+
+    def detect(self, mel: Tensor) -> str:
+        """The likeliest language of a window (mels, 3000)."""
+        return self.listener.detect_language(self.decoder.encode(mel[None]))[0]
 
 
 class Transcription:
     """One recording being transcribed.
 
-    Iterating over it does the work, window by window, and can be interrupted and continued.
+    Iterating over it does the work, step by step, and can be interrupted and continued.
+
+    Attributes:
+        audio: that was given.
+        duration: of the recording, seconds; what it says itself, or 0, as long as it isn't read to its end.
+        position: seconds that are done.
+        error: why it can't be read any further.
     """
 
-    def __init__(self, transcriber: Transcriber, waveform: Tensor) -> None:
-        self.settings = transcriber.settings
-        self.tokenizer = transcriber.tokenizer
-        self.decoder = transcriber.decoder
-        self.aligner = transcriber.aligner
-        self.duration = len(waveform) / SAMPLE_RATE
-        # Silence after the end, so that the last frames are computed as if the recording went on.
-        self.mel = transcriber.log_mel(waveform, padding=WINDOW_SECONDS * SAMPLE_RATE)
-        self.frames = self.mel.shape[-1] - WINDOW_FRAMES
-        self.frames_per_step = (
-            WINDOW_FRAMES // transcriber.model.config.audio_context
-        )  # of a timestamp: 2 frames, 20 ms
-        self.language = language_code(self.settings.language or self._detect_language())
-        self.segments: list[Segment] = []
-        asked = self.settings.initial_prompt
-        self.initial = self.tokenizer.encode(" " + asked.strip()) if asked and asked.strip() else []
-        self.said = list(self.initial)  # the tokens so far
-        self.shown_from = 0  # of these, the first that the model is shown
-        self.spoken_until = 0.0  # where the last word ended, seconds
-        self.clips = deque(self.settings.clips(self.frames))  # the first is being heard
-        self.seek = self.clips[0][0]  # the frame at which the next window begins
+    def __init__(self, transcriber: Transcriber, audio: Audio) -> None:
+        self.transcriber = transcriber
+        self.audio = audio
+        self.source = Source(audio)
+        self.duration = self.source.promised or 0.0
+        self.position = 0.0
+        self.error: Exception | None = None
+        settings, tokenizer = transcriber.settings, transcriber.tokenizer
+        spoken = settings.language or (None if tokenizer.multilingual else "en")
+        self.recorded = Recorded(None if spoken is None else language_code(spoken), settings.condition_on_previous_text)
+        self.segments: list[Segment] = []  # of all that was taken
+        self.open: deque[Passage] = deque()  # those that were begun; the first is being heard
+        self.taken = 0  # of its segments
+        self.all_read = False
+        self.steps: Iterator[None] | None = None
 
     def __iter__(self) -> Iterator[Window]:
-        while self.clips:
-            while self.seek < self.clips[0][1]:
-                segments = self._next_window()
-                self.segments += segments
-                yield Window(tuple(segments), _seconds(min(self.seek, self.frames)))
-            self.clips.popleft()
-            if self.clips:
-                self.seek = self.clips[0][0]
+        if self.steps is None:
+            self.steps = hear(self.read(), self.transcriber.listener, self.transcriber.settings.batch)
+        for _ in self.steps:
+            yield Window(tuple(self._take()), self.position)
+        if self.error is not None:
+            raise self.error
 
     def finish(self) -> Transcript:
-        """Do the remaining windows and return everything."""
+        """Do the remaining windows and return everything.
+
+        Raises InputError when the recording can't be read to its end.
+        """
         for _ in self:
             continue
         return self.transcript
@@ -119,95 +166,44 @@ class Transcription:
     @property
     def transcript(self) -> Transcript:
         """What was found so far."""
-        return Transcript(tuple(self.segments), self.language, self.duration)
+        self._take()
+        return Transcript(tuple(self.segments), self.recorded.language, self.duration)
 
-    def _detect_language(self) -> str:
-        if not self.tokenizer.multilingual:
-            return "en"
-        audio = self.decoder.encode(fit_frames(self.mel)[None])
-        return next(iter(self.decoder.detect_language(audio)[0]))
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to be heard."""
+        self._take()
+        return self.all_read and not self.open
 
-    def _next_window(self) -> list[Segment]:
-        """Decode the window at `seek`, move `seek` on, and return the segments with text."""
-        begin, settings = self.seek, self.settings
-        size = min(WINDOW_FRAMES, self.clips[0][1] - begin)
-        audio = self.decoder.encode(fit_frames(self.mel[:, begin : begin + size])[None])
-        result = settings.fallback(
-            self.decoder, audio, self.language, settings.task, self._prompt(), settings.search, [begin]
-        )[0]
-        self.seek = begin + size
-        if settings.fallback.silent(result):
-            return []
-        found = cut(result.tokens, size, self.tokenizer.timestamp_begin, self.frames_per_step)
-        self.seek = begin + found.advance
-        segments = [self._segment(piece, begin, result) for piece in found.pieces]
-        if settings.word_timestamps:
-            segments = self._with_words(segments, audio, begin, size, found.ends_in_silence)
-        segments = [segment for segment in segments if segment.end != segment.start and segment.text.strip()]
-        self.said += [token for segment in segments for token in segment.tokens]
-        if not settings.condition_on_previous_text or result.temperature > DOUBTFUL:
-            self.shown_from = len(self.said)
-        return segments
+    def read(self) -> Iterator[Passage]:
+        """The passages of the recording, to be heard while more of it is read.
 
-    def _with_words(
-        self, segments: list[Segment], audio: Tensor, begin: int, size: int, ends_in_silence: bool
-    ) -> list[Segment]:
-        """Segments with their words; moves `seek` to where the last word ends, or beyond what was invented."""
-        settings, eot = self.settings, self.tokenizer.eot
-        span = Span(_seconds(begin), _seconds(begin + size), _seconds(begin + WINDOW_FRAMES))
-        text = [token for segment in segments for token in segment.tokens if token < eot]
-        timings = self.aligner(audio, [text], [size], self.language, settings.task)[0]
-        segments = timed_segments(segments, timings, span.start, self.spoken_until, eot, settings.punctuation)
-        end, threshold = spoken_end(segments), settings.hallucination_silence_threshold
-        if not ends_in_silence and end is not None and end > span.start:
-            rest_is_short = threshold is not None and span.full - end <= threshold
-            self.seek = begin + size if rest_is_short else _frame(end)
-        if threshold is not None:
-            segments, again = keep_heard(segments, span, self.spoken_until, _seconds(self.frames), threshold)
-            self.seek = self.seek if again is None else _frame(again)
-            end = spoken_end(segments)
-        self.spoken_until = self.spoken_until if end is None else end
-        self.seek = max(self.seek, begin + 1)  # rounded, a short word could end where the window begins
-        return segments
+        An InputError ends them, and becomes the `error`.
+        """
+        by = self.transcriber
+        parts = passages(self.source, self.recorded, by.settings, by.history, by.log_mel, by.detect)
+        try:
+            for passage in parts:
+                self.open.append(passage)
+                yield passage
+            self.duration = self.source.samples / SAMPLE_RATE
+        except (InputError, OSError) as error:
+            self.error = error
+            for passage in self.open:
+                passage.seek = passage.end
+        self.all_read = True
 
-    def _prompt(self) -> list[int]:
-        if not self.settings.carry_initial_prompt:
-            return self.said[self.shown_from :]
-        room = max(self.decoder.context // 2 - 1 - len(self.initial), 0)
-        since = self.said[max(len(self.initial), self.shown_from) :]
-        return self.initial + (since[-room:] if room else [])
-
-    def _segment(self, piece: Piece, begin: int, result: DecodingResult) -> Segment:
-        return Segment(
-            start=_seconds(begin + piece.start),
-            end=_seconds(begin + piece.end),
-            text=self.tokenizer.decode(token for token in piece.tokens if token < self.tokenizer.eot),
-            tokens=tuple(piece.tokens),
-            avg_logprob=result.avg_logprob,
-            no_speech_prob=result.no_speech_prob,
-            compression_ratio=result.compression_ratio,
-            temperature=result.temperature,
-        )
-
-
-def _seconds(frames: int) -> float:
-    return frames * HOP / SAMPLE_RATE
-
-
-def _frame(seconds: float) -> int:
-    return round(seconds * SAMPLE_RATE / HOP)
-
-
-def _waveform(audio: Audio) -> Tensor:
-    """A file's or an array's samples: (samples,), float32, on the CPU."""
-    if isinstance(audio, str | os.PathLike):
-        return read_audio(audio, SAMPLE_RATE)
-    waveform = torch.as_tensor(audio)
-    if waveform.ndim != 1 or not waveform.is_floating_point():
-        raise InputError(
-            f"a waveform must be one-dimensional floating-point samples in [-1, 1] at {SAMPLE_RATE} Hz, "
-            f"not {str(waveform.dtype).removeprefix('torch.')} of shape {tuple(waveform.shape)}"
-        )
-    if not waveform.isfinite().all():
-        raise InputError("the waveform holds values that are no numbers (NaN or infinite)")
-    return waveform.float().cpu()
+    def _take(self) -> list[Segment]:
+        """The segments that are new, in order, as far as nothing before them is missing."""
+        new: list[Segment] = []
+        while self.open:
+            passage = self.open[0]
+            new += passage.segments[self.taken :]
+            self.position = seconds_at(min(passage.seek, passage.end))
+            self.taken = len(passage.segments)
+            if not passage.done:
+                break
+            self.open.popleft()
+            self.taken = 0
+        self.segments += new
+        return new

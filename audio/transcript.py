@@ -28,6 +28,7 @@ class Segment:
     compression_ratio: float
     temperature: float
     words: tuple[Word, ...] = ()  # when they were asked for
+    language: str | None = None  # when it was detected in each window
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Transcript:
     """All that was said in a recording."""
 
     segments: tuple[Segment, ...]
-    language: str
+    language: str | None  # None where it was to be detected, and nobody spoke
     duration: float  # of the recording, seconds
 
     @property

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import whisper as openai_whisper
 
 from audio.decode import Search
 from audio.fallback import Fallback
+from audio.settings import OPENAI
 from audio.transcribe import Settings, Transcriber, Transcript
 from audio.wer import word_error_rate
 from core.data.audio import read_audio
@@ -44,7 +46,7 @@ def assert_same(ours: Transcript, theirs: dict) -> None:
 def test_random_models(seed: int, condition: bool, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 47 + 55) * 0.1
-    settings = Settings(language="fr", condition_on_previous_text=condition, fallback=COLD)
+    settings = replace(OPENAI, language="fr", condition_on_previous_text=condition, fallback=COLD)
     ours = Transcriber(model, settings=settings)(audio)
     assert ours.segments
     assert_same(ours, reference(other, audio, language="fr", condition_on_previous_text=condition))
@@ -54,7 +56,7 @@ def test_random_models(seed: int, condition: bool, random_models: Callable) -> N
 def test_language_is_detected_and_translated(vocab: int, random_models: Callable) -> None:
     model, other = random_models(vocab, 0)
     audio = torch.randn(16_000 * 5) * 0.1
-    ours = Transcriber(model, settings=Settings(task="translate", fallback=COLD))(audio)
+    ours = Transcriber(model, settings=replace(OPENAI, task="translate", fallback=COLD))(audio)
     assert_same(ours, reference(other, audio, task="translate"))
 
 
@@ -64,7 +66,7 @@ def test_windows_without_speech_are_skipped(threshold: float, random_models: Cal
     audio = torch.randn(16_000 * 3) * 0.1
     # the random model is unsure of its text, so only the first threshold decides
     fallback = Fallback(temperatures=(0.0,), no_speech_threshold=threshold)
-    ours = Transcriber(model, settings=Settings(language="en", fallback=fallback))(audio)
+    ours = Transcriber(model, settings=replace(OPENAI, language="en", fallback=fallback))(audio)
     theirs = reference(other, audio, language="en", no_speech_threshold=threshold)
     assert_same(ours, theirs)
     assert bool(ours.segments) == (threshold == 1.0)
@@ -82,7 +84,7 @@ PROMPTS = {
 def test_initial_prompt(name: str, seed: int, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 70) * 0.1
-    ours = Transcriber(model, settings=Settings(language="en", fallback=COLD, **PROMPTS[name]))(audio)
+    ours = Transcriber(model, settings=replace(OPENAI, language="en", fallback=COLD, **PROMPTS[name]))(audio)
     assert ours.segments
     assert_same(ours, reference(other, audio, language="en", **PROMPTS[name]))
 
@@ -92,14 +94,16 @@ def test_beams(seed: int, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 40) * 0.1
     search = Search(beams=3, patience=1.5, length_penalty=0.5)
-    ours = Transcriber(model, settings=Settings(language="en", fallback=COLD, search=search))(audio)
+    ours = Transcriber(model, settings=replace(OPENAI, language="en", fallback=COLD, search=search))(audio)
     assert ours.segments
     assert_same(ours, reference(other, audio, language="en", beam_size=3, patience=1.5, length_penalty=0.5))
 
 
 def test_windows_tell_how_far_it_is(random_models: Callable) -> None:
     model, _ = random_models(51_865, 0)
-    job = Transcriber(model, settings=Settings(language="en", fallback=COLD)).start(torch.randn(16_000 * 40) * 0.1)
+    job = Transcriber(model, settings=replace(OPENAI, language="en", fallback=COLD)).start(
+        torch.randn(16_000 * 40) * 0.1
+    )
     windows = list(job)
     positions = [window.position for window in windows]
     assert positions == sorted(set(positions))
@@ -152,14 +156,14 @@ def test_jfk(tiny_en: tuple, assets: Path) -> None:
 )
 def test_real_clips_equal_openais(name: str, tiny_en: tuple, assets: Path) -> None:
     audio = read_audio(assets / "speech" / name)
-    assert_same(Transcriber(tiny_en[0], settings=Settings(fallback=COLD))(audio), reference(tiny_en[1], audio))
+    assert_same(Transcriber(tiny_en[0], settings=replace(OPENAI, fallback=COLD))(audio), reference(tiny_en[1], audio))
 
 
 @pytest.mark.parametrize("name", ["jfk.flac", "leopard/quilter.wav", "ljspeech/LJ-all"])
 def test_beam_5_equals_openais(name: str, tiny_en: tuple, assets: Path) -> None:
     folder = assets / "speech" / "ljspeech"
     paths = sorted(folder.glob("*.wav")) if name.startswith("ljspeech") else [assets / "speech" / name]
-    transcriber = Transcriber(tiny_en[0], settings=Settings(fallback=COLD, search=Search(beams=5)))
+    transcriber = Transcriber(tiny_en[0], settings=replace(OPENAI, fallback=COLD, search=Search(beams=5)))
     for path in paths:
         audio = read_audio(path)
         assert_same(transcriber(audio), reference(tiny_en[1], audio, beam_size=5))
@@ -170,7 +174,7 @@ def test_long_audio_equals_openais(tiny_en: tuple, assets: Path) -> None:
     pause = torch.zeros(16_000 * 35)  # longer than a window: one is skipped, or invented, as the reference does
     audio = torch.cat([*clips[:8], pause, *clips[8:]])
     assert len(audio) > 16_000 * 120
-    ours = Transcriber(tiny_en[0], settings=Settings(fallback=COLD))(audio)
+    ours = Transcriber(tiny_en[0], settings=replace(OPENAI, fallback=COLD))(audio)
     assert len(ours.segments) > 5
     assert_same(ours, reference(tiny_en[1], audio))
 

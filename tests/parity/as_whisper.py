@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +18,9 @@ from whisper_normalizer.english import EnglishNumberNormalizer, EnglishSpellingN
 
 from audio.align import dtw, median_filter
 from audio.mel import SAMPLE_RATE, LogMel
+from audio.settings import OPENAI
 from audio.tokenizer import Tokenizer
-from audio.transcribe import Settings, Transcriber, Transcript
+from audio.transcribe import Transcriber, Transcript
 from audio.weights import load_whisper
 from audio.wer import normalizer
 from core.data.audio import read_audio
@@ -57,7 +59,7 @@ class TheirModel:
         return self
 
     def transcribe(self, path: str, language: str, temperature: float, word_timestamps: bool) -> dict[str, Any]:
-        settings = Settings(language=language, word_timestamps=word_timestamps)
+        settings = replace(OPENAI, language=language, word_timestamps=word_timestamps)
         return plain(Transcriber(self.whisper, settings=settings)(path))
 
 
