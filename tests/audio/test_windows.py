@@ -4,6 +4,7 @@ anything that a model may write. No model runs: both sides are told the same ran
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,9 @@ from whisper import timing as openai_timing
 from audio.align import Aligner, Timing
 from audio.decode import Decoder, DecodingResult
 from audio.fallback import Fallback
+from audio.settings import OPENAI
 from audio.tokenizer import Tokenizer
-from audio.transcribe import Settings, Transcriber
+from audio.transcribe import Transcriber
 
 TOKENIZER = Tokenizer(multilingual=False)
 WORDS = [TOKENIZER.encode(text)[0] for text in (" the", " a", " house", ".", ",", " -", "ing", " (", "?", " it")]
@@ -116,7 +118,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_windows_equal_openais(case: str, seed: int, random_models: Callable) -> None:
     torch.manual_seed(seed)
     audio = torch.randn(16_000 * 70 + 1234 * seed) * 0.1
-    settings = Settings(fallback=Fallback(temperatures=(0.0,)), **CASES[case])
+    settings = replace(OPENAI, fallback=Fallback(temperatures=(0.0,)), **CASES[case])
     ours = Transcriber(random_models(51_864, 0)[0], settings=settings)(audio)
     expected = theirs(audio, **CASES[case])
     for segment in expected["segments"]:
@@ -126,5 +128,5 @@ def test_windows_equal_openais(case: str, seed: int, random_models: Callable) ->
 
 def test_clips_beyond_the_end_are_silent(random_models: Callable) -> None:
     model, _ = random_models(51_864, 0)
-    job = Transcriber(model, settings=Settings(clip_timestamps=[3, 8])).start(torch.randn(16_000 * 2))
+    job = Transcriber(model, settings=replace(OPENAI, clip_timestamps=[3, 8])).start(torch.randn(16_000 * 2))
     assert list(job) == []
