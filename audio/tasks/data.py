@@ -139,7 +139,9 @@ class SpeechData(AudioData):
         )
         self.words = Words(Tokenizer.for_vocab(vocab), targets, context)
 
-    def _examples(self, items: ItemSet[Any], training: bool) -> SpeechExamples:
+    def _examples(self, items: ItemSet[Any], training: bool) -> SoundExamples:
+        if items is self._sets.get("predict"):  # what is said in them is not known yet
+            return super()._examples(items, training)
         changes, hide = (self.changes, self.hide) if training else ([], None)
         return SpeechExamples(items, self.ear, self.words, changes, hide, self.seed)
 

@@ -7,6 +7,7 @@ from audio.tasks.trained import open_whisper
 from audio.whisper import Whisper
 from core.errors import InputError
 from core.train.initial import Initial
+from core.train.seeds import run_seed
 
 __all__ = ["Fresh", "Layers", "Released"]
 
@@ -27,12 +28,13 @@ class Fresh(Initial):
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> None:
-        """Fill the model from the global generator."""
+        """Fill the model as the run's seed says: on any number of processes the same."""
+        generator = torch.Generator().manual_seed(run_seed())
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
             elif parameter.ndim == 2:
-                parameter.normal_(0.0, self.std)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * self.std)
 
 
 class Released(Initial):

@@ -1,6 +1,7 @@
 """Training of speech recognition and translation: the next token of what is said, given the sound."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from audio.decode import Decoder
+from audio.examples import Words
 from audio.tasks.keywords import fits
+from audio.tasks.writer import TranscriptWriter
 from audio.teacher_forcing import Heard, encode_padded, forced_states, text_loss
 from audio.tokenizer import Task as Purpose
 from audio.tokenizer import Tokenizer
@@ -82,9 +85,7 @@ class Transcription(Task):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
-        config, words = self.whisper.config, getattr(data, "words", None)
-        if words is None:
-            raise InputError("transcription is trained on audio.tasks.data.SpeechData")
+        config, words = self.whisper.config, self._words()
         for what, ours, its in (
             ("vocab", config.vocab, len(words.tokenizer)),
             ("context", config.text_context, words.context),
@@ -94,12 +95,21 @@ class Transcription(Task):
         fits(data.ear, config.mels, config.audio_context)
         self.writing = Writing(timestamps=words.targets.timestamps > 0)
 
+    def _words(self) -> Words:
+        """How the data makes tokens.
+
+        Raises:
+            InputError: If it doesn't.
+        """
+        words = getattr(self.trainer.datamodule, "words", None)  # type: ignore[attr-defined]
+        if words is None:
+            raise InputError("transcription is trained on audio.tasks.data.SpeechData")
+        return words
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         loss, count = self._loss(batch)
-        # averaged over processes, this is the mean over the tokens of all of them
-        everyone = summed(torch.tensor(float(count), device=self.device)).clamp(min=1)
-        mean = loss * world_size() / everyone
+        mean = loss * self._share(count)
         self.log("train/loss", mean, on_step=True, prog_bar=True, sync_dist=True)
         return mean
 
@@ -111,6 +121,19 @@ class Transcription(Task):
         """As in validation."""
         self._measure(batch)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """What is heard, greedily."""
+        heard = self._hear(batch)
+        targets = self._words().targets
+        rows = len(batch["index"])
+        task = targets.task or "transcribe"
+        texts = transcribed(self.whisper, self.tokenizer, heard, [targets.language] * rows, [task] * rows, self.writing)
+        return {"index": batch["index"], "text": texts, "language": targets.language, "task": task}
+
+    def prediction_writer(self, folder: Path) -> TranscriptWriter:
+        """Writes ``transcripts.jsonl``, which is a manifest to train on."""
+        return TranscriptWriter(folder)
+
     def on_validation_epoch_end(self) -> None:
         """Log loss and error rates."""
         self._tell("val")
@@ -118,6 +141,13 @@ class Transcription(Task):
     def on_test_epoch_end(self) -> None:
         """Log loss and error rates."""
         self._tell("test")
+
+    def _share(self, count: int) -> Tensor:
+        """What a sum over `count` tokens is multiplied by, to be the mean over all processes' tokens once averaged.
+
+        Processes differ in how many tokens count; the mean of their means would be another loss.
+        """
+        return world_size() / summed(torch.tensor(float(count), device=self.device)).clamp(min=1)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Sum of the losses of a batch's tokens, and how many count."""
@@ -146,9 +176,7 @@ class Transcription(Task):
         self._found = []
         words, characters = (Errors(*map(sum, zip(*errors, strict=True))) for errors in zip(*found, strict=True))
         self.log(f"{split}/loss", self.mean_loss, prog_bar=split == "val")
-        self.log_dict(
-            {f"{split}/wer": words.rate, f"{split}/cer": characters.rate}, prog_bar=True, rank_zero_only=False
-        )
+        self.log_dict({f"{split}/wer": words.rate, f"{split}/cer": characters.rate}, prog_bar=True, sync_dist=True)
 
 
 def transcribed(

@@ -31,7 +31,8 @@ class LengthOrder(BatchOrder):
         rank, world: This process and how many there are.
 
     Raises:
-        InputError: If the processes can't share the batches equally, a sample is longer than the budget, or there is no complete batch.
+        InputError: If the processes can't share the batches equally, a sample is longer than the budget, or there is no
+            complete batch.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class LengthOrder(BatchOrder):
             raise InputError("batches by length need the lengths of all samples, each above 0")
         if found.max() * least > budget:
             raise InputError(
-                f"the longest sample has a length of {found.max():.4g}: {least} of them, the least in a batch, are more "
-                f"than its budget, {budget:g}"
+                f"the longest sample has a length of {found.max():.4g}: {least} of them, the least in a batch, are "
+                f"more than its budget, {budget:g}"
             )
         self.size, self.batch, self.seed = len(found), round(budget), seed
         self.rank, self.world = rank, world

@@ -1,6 +1,6 @@
 """Supervised training that also listens to a teacher: its logits (DeiT, Hinton), or its features."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
 from core.train.seeds import run_seed
+from core.train.teacher import Frozen
 from vision.augment import Mix
 from vision.losses.distill import Cosine, Distillation, Hard, Similarity
 from vision.pool import TwoHeads
@@ -20,10 +21,8 @@ from vision.vit import ViT
 
 __all__ = ["Distill", "DistillFeatures", "Teacher"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-class Teacher(nn.Module):
+class Teacher(Frozen[Any]):
     """A frozen model that is never in training mode.
 
     Args:
@@ -38,30 +37,18 @@ class Teacher(nn.Module):
         initial: Initial | None = None,
         precision: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
-        super().__init__()
-        self.model = model.requires_grad_(False).eval()
-        self.initial = initial
-        self.dtype = DTYPES[precision]
-
-    def begin(self) -> None:
-        """Fill the model."""
-        if self.initial is not None:
-            self.initial(self.model)
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode."""
-        return super().train(False)
+        super().__init__(model, initial, precision)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's (B, classes) logits of (B, C, H, W) in float32."""
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.computing(images.device.type):
             return self.model(images).float()
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Return a ViT's normalised patches (B, patches, dim) of (B, C, H, W) in float32."""
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.computing(images.device.type):
             return patches(self.model, images).float()
 
 
