@@ -19,6 +19,7 @@ from core.nn import (
     Out,
     Residual,
     Stack,
+    TiedEmbedding,
     Tokens,
     attention,
     coordinates,
@@ -103,7 +104,7 @@ class TextDecoder(nn.Module):
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
         dim, heads = config.text_dim, config.text_heads
-        self.tokens = nn.Embedding(config.vocab, dim)
+        self.tokens = TiedEmbedding(config.vocab, dim)
         self.positions = LearnedPositions(config.text_context, dim)
         self.blocks = Stack(
             Block(
@@ -122,7 +123,7 @@ class TextDecoder(nn.Module):
             ValueError: if the tokens, with those in the cache, are more than the positions.
         """
         x, notes = self.states(tokens, ctx)
-        return Out(F.linear(x, self.tokens.weight), notes)
+        return Out(self.tokens.logits(x), notes)
 
     def states(self, tokens: Tensor, ctx: Ctx) -> Out:
         """Return what the logits are made of, (B, L, text_dim): training needs the logits of a few tokens only.

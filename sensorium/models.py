@@ -26,7 +26,8 @@ def load(source: str | Path, **settings: Any) -> Any:
     """The pipeline that fits a model.
 
     A Whisper becomes an `audio.transcribe.Transcriber`: ``load("tiny.en")("talk.mp3").text``; `settings` are those of
-    `audio.transcribe.Settings`, such as ``language="de"``. An image encoder becomes a `vision.vit.ViT` or
+    `audio.transcribe.Settings`, such as ``language="de"``, and `precision`: what is fastest on the machine, or
+    ``"float32"`` (see `audio.fast.fast_whisper`). An image encoder becomes a `vision.vit.ViT` or
     `vision.swin.Swin` in evaluation mode, which maps images (B, C, H, W) to logits or features.
 
     Args:
@@ -66,12 +67,14 @@ def _family_of(names: Iterable[str]) -> str:
 
 
 def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
+    from audio.fast import fast_whisper
     from audio.transcribe import Settings, Transcriber
     from audio.weights import load_whisper
 
+    precision = settings.pop("precision", "auto")
     _refuse_unknown(settings, Settings.__dataclass_fields__, "transcriber")
     model, _ = load_whisper(path)
-    return Transcriber(model, settings=Settings(**settings))
+    return Transcriber(fast_whisper(model, precision), settings=Settings(**settings))
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:

@@ -72,7 +72,7 @@ def generate(
             rule(logits, tokens)
         chosen = choose(logits).masked_fill(done, stop)
         fed = chosen[:, None]
-        logprobs.append(logits.gather(1, fed)[:, 0] - logits.logsumexp(dim=-1))
+        logprobs.append(logits.log_softmax(dim=-1).gather(1, fed)[:, 0])
         tokens = torch.cat([tokens, fed], dim=1)
         done = done | (chosen == stop)
         if done.all():

@@ -48,6 +48,7 @@ from .position import (
     yarn,
 )
 from .stem import ConvStem
+from .tied import TiedEmbedding
 from .vocabulary import token_losses
 from .window import RollThenPad, Windowed
 
@@ -104,6 +105,7 @@ __all__ = [
     "Stochastic",
     "Streams",
     "SwiGLU",
+    "TiedEmbedding",
     "Tokens",
     "Unit",
     "Window",

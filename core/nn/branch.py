@@ -11,7 +11,7 @@ from .context import Ctx
 from .feedforward import GatedMlp, Mlp
 from .norm import LayerScale
 
-__all__ = ["Joined", "Overwriting", "folded", "joined", "last_layer"]
+__all__ = ["InRows", "Joined", "Overwriting", "folded", "joined", "last_layer"]
 
 
 class Joined(nn.Module):
@@ -48,6 +48,31 @@ class Overwriting(nn.Module):
         """Overwrite and return x."""
         y: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
         return y
+
+
+class InRows(nn.Module):
+    """A branch that treats each token alone, a few hundred at once: what it has in between stays in the caches.
+
+    Args:
+        branch: maps (N, D) and a context to (N, D).
+        rows: tokens at once.
+    """
+
+    def __init__(self, branch: nn.Module, rows: int = 256) -> None:
+        super().__init__()
+        self.branch = branch
+        self.rows = rows
+
+    def forward(self, x: Tensor, ctx: Ctx) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if len(flat) <= self.rows:
+            y: Tensor = self.branch(x, ctx)
+            return y
+        out = torch.empty_like(flat)
+        for first in range(0, len(flat), self.rows):
+            out[first : first + self.rows] = self.branch(flat[first : first + self.rows], ctx)
+        return out.view(x.shape)
 
 
 def last_layer(fn: nn.Module) -> str | None:

@@ -5,12 +5,13 @@ are used (VNNI, AMX).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frozen import Frozen
 from .int8 import MIDDLE
 
-__all__ = ["Int8Linear", "integers", "row_codes"]
+__all__ = ["Int8Embedding", "Int8Linear", "integers", "row_codes"]
 
 SMALL = 8192  # numbers: below, the count of the operations costs more than the numbers do
 TINY = 1e-12
@@ -26,7 +27,7 @@ def row_codes(rows: Tensor) -> tuple[Tensor, Tensor]:
     if rows.numel() <= SMALL:
         most = torch.linalg.vector_norm(rows, torch.inf, 1, True).clamp_min_(TINY)
         return (rows * (127 / most)).round_().add_(MIDDLE).to(torch.uint8), most
-    most = rows.abs().amax(1, keepdim=True).clamp_min_(TINY)
+    most = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_min_(TINY)
     return unsigned((rows * (127 / most)).round_()), most
 
 
@@ -67,3 +68,27 @@ class Int8Linear(Frozen):
             codes, 1.0, MIDDLE, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return y.mul_(most) if self.bias is None else torch.addcmul(self.bias, y, most, out=y)
+
+
+class Int8Embedding(nn.Module):
+    """A :class:`core.nn.tied.TiedEmbedding` whose table is bfloat16, and 8-bit integers as the output layer.
+
+    Args:
+        embedding: the one that it approximates.
+    """
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.table = embedding.weight.detach().to(torch.bfloat16)
+        out = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
+        out.weight = embedding.weight
+        self.out = Int8Linear(out)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (...) to (..., dim), float32."""
+        return F.embedding(tokens, self.table).float()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map (..., dim) to (..., vocab)."""
+        y: Tensor = self.out(x)
+        return y
