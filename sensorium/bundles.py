@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_encoder_bundle", "write_towers_bundle"]
+__all__ = ["write_encoder_bundle", "write_towers_bundle", "write_whisper_bundle"]
 
 
 def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str | None = None) -> None:
@@ -33,6 +33,13 @@ def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None)
         source=towers.origin.source,
     )
     _save(folder, towers.model, said, towers.tokenizer_files, precision)
+
+
+def write_whisper_bundle(model: Any, source: Any, folder: Path, precision: str | None = None) -> None:
+    """Write a Whisper; its tokenizer follows from the size of its vocabulary."""
+    from core.weights import Bundle
+
+    _save(folder, model, Bundle("audio.Whisper", asdict(model.config), source=source), {}, precision)
 
 
 def _save(folder: Path, model: Any, said: Any, files: dict[str, Path], precision: str | None) -> None:

@@ -48,7 +48,9 @@ def _family(path: Path) -> str:
     from core.weights import is_bundle, read, read_bundle
 
     if path.suffix == ".ckpt":
-        return "vision"
+        from sensorium.whispers import is_whisper
+
+        return "audio" if is_whisper(path) else "vision"
     family = read_bundle(path).model.partition(".")[0] if is_bundle(path) else _family_of(read(path).tensors)
     if family not in ("audio", "vision"):
         raise InputError(f"{path} holds no model that is known: expected a Whisper or an image encoder")
@@ -69,11 +71,11 @@ def _family_of(names: Iterable[str]) -> str:
 def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
     from audio.fast import fast_whisper
     from audio.transcribe import Settings, Transcriber
-    from audio.weights import load_whisper
+    from sensorium.whispers import open_whisper
 
     precision = settings.pop("precision", "auto")
     _refuse_unknown(settings, Settings.__dataclass_fields__, "transcriber")
-    model, _ = load_whisper(path)
+    model, _ = open_whisper(path)
     return Transcriber(fast_whisper(model, precision), settings=Settings(**settings))
 
 

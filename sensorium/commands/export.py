@@ -9,13 +9,19 @@ from core.errors import InputError
 
 __all__ = ["export"]
 
-Format = Literal["bundle", "timm", "huggingface", "huggingface-bare", "meta", "onnx", "open_clip", "openai"]
+Format = Literal[
+    "bundle", "timm", "huggingface", "huggingface-bare", "meta", "onnx", "open_clip", "openai", "ctranslate2"
+]
 TOWERS = ("bundle", "huggingface", "open_clip", "openai")  # what a two-tower model can be written as
+WHISPER = ("bundle", "huggingface", "openai", "ctranslate2")  # and a Whisper
 
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="image encoder, CLIP or SigLIP: bundle, .ckpt of sensorium fit, weights of others")
+        Path,
+        typer.Argument(
+            help="image encoder, CLIP, SigLIP or Whisper: bundle, .ckpt of sensorium fit, weights of others"
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; for a bundle, the folder")],
     format: Annotated[
@@ -30,7 +36,8 @@ def export(
     """Write a model as a bundle, as safetensors with the names that others use, or as ONNX.
 
     Image encoders have names of timm, Hugging Face and Meta, CLIP and SigLIP those of open_clip, Hugging Face and
-    OpenAI. A bundle of a CLIP or SigLIP holds its tokenizer too.
+    OpenAI, a Whisper those of Hugging Face (with config.json beside the file), OpenAI and CTranslate2. A bundle of a
+    CLIP or SigLIP holds its tokenizer too.
 
     What was written is read again (ONNX: run) and compared with the model before the command ends.
 
@@ -43,10 +50,13 @@ def export(
     sensorium export my_encoder -o encoder.onnx
 
     sensorium export runs/clip/last.ckpt -o my_clip/ --precision float16
+
+    sensorium export runs/whisper/best.ckpt -f huggingface -o my_whisper/model.safetensors
     """
     from core.weights.files import replacing
     from sensorium.encoders import load_any
     from sensorium.towers import is_towers
+    from sensorium.whispers import is_whisper
 
     kind: Format = format or ("onnx" if output.suffix == ".onnx" else "bundle")
     if format is None and output.suffix == ".safetensors":
@@ -55,6 +65,9 @@ def export(
         )
     if output.is_dir() and kind != "bundle":
         raise InputError(f"{output} is a folder: name the file to write")
+    if model.exists() and is_whisper(model):
+        _export_whisper(model, output, kind, precision)
+        return
     if is_towers(str(model)):
         _export_towers(model, output, kind, precision)
         return
@@ -76,6 +89,34 @@ def export(
             _write(encoder, origin, draft, kind, precision)
             _compare(encoder, draft, precision)
         print(f"{output}: safetensors with the names of {kind}, read again and compared")
+
+
+def _export_whisper(model: Path, output: Path, kind: str, precision: str | None) -> None:
+    """Write a Whisper, read it again, and see that it writes as before."""
+    import torch
+
+    from audio.export import write_whisper
+    from sensorium.bundles import write_whisper_bundle
+    from sensorium.whispers import open_whisper
+
+    if kind not in WHISPER:
+        raise InputError(f"a Whisper can't be written as {kind}: choose one of {', '.join(WHISPER)}")
+    whisper, info = open_whisper(model)
+    if kind == "bundle":
+        write_whisper_bundle(whisper, info.source, output, precision)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        source = info.source if info.layout == kind and precision is None else None
+        halved = whisper if precision is None else whisper.to(getattr(torch, precision))
+        write_whisper(halved, output, kind, source)
+        whisper.float()
+    again = open_whisper(output)[0]
+    config = whisper.config
+    mel = torch.randn(1, config.mels, 2 * config.audio_context, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(min(8, config.text_context))[None]
+    with torch.no_grad():
+        gap = float((again.eval()(mel, tokens) - whisper(mel, tokens)).abs().max())
+    print(f"{output}: {'a bundle' if kind == 'bundle' else f'names of {kind}'}, read again; logits differ by {gap:.1e}")
 
 
 def _example(encoder: Any) -> Any:
