@@ -93,6 +93,8 @@ FORMATS: dict[str, Writer] = {
 def _segment_fields(segment: Segment) -> dict[str, Any]:
     fields = asdict(segment)
     words = fields.pop("words")
+    if segment.language is None:
+        del fields["language"]
     if words:
         fields["words"] = [
             {"word": word["text"], **{name: word[name] for name in ("start", "end", "probability")}} for word in words
