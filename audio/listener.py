@@ -13,7 +13,7 @@ from audio.align import Aligner, Timing
 from audio.cut import Piece, cut
 from audio.decode import Decoder, DecodingResult
 from audio.hallucination import Span, keep_heard
-from audio.mel import WINDOW_FRAMES, frame_at, seconds_at
+from audio.mel import frame_at, seconds_at
 from audio.passage import Passage
 from audio.settings import Settings
 from audio.transcript import Segment
@@ -38,7 +38,6 @@ class Listener:
         self.aligner = aligner
         self.tokenizer = decoder.tokenizer
         self.settings = settings
-        self.frames_per_step = WINDOW_FRAMES // decoder.model.config.audio_context  # of a timestamp: 2 frames, 20 ms
 
     def __call__(self, passages: Sequence[Passage]) -> None:
         """Hear the next window of each: they get its segments, and their `seek` moves on."""
@@ -89,7 +88,7 @@ class Listener:
         begin, size = passage.seek, passage.size
         if self.settings.fallback.silent(result):
             return _Found([], begin + size, True)
-        found = cut(result.tokens, size, self.tokenizer.timestamp_begin, self.frames_per_step)
+        found = cut(result.tokens, size, self.tokenizer.timestamp_begin)
         segments = [self._segment(piece, begin, result) for piece in found.pieces]
         return _Found(segments, begin + found.advance, found.ends_in_silence)
 
@@ -122,7 +121,7 @@ class Listener:
             return found
         settings, history, begin = self.settings, passage.history, passage.seek
         stop = begin + passage.size
-        span = Span(seconds_at(begin), seconds_at(stop), seconds_at(begin + WINDOW_FRAMES))
+        span = Span(seconds_at(begin), seconds_at(stop), seconds_at(begin + passage.longest))
         segments = timed_segments(
             found.segments, timings, span.start, history.spoken_until, self.tokenizer.eot, settings.punctuation
         )

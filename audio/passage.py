@@ -77,6 +77,7 @@ class Passage:
         until: the frame at which the recording ends, as far as this passage knows.
         history: what was said before, shared with other passages if these depend on one another.
         to_last_word: with word times, a window without an end of its last segment is heard again from its last word on.
+        longest: frames of a window; the model's, which are 3000 but for those that were trained on short recordings.
         segments: found so far.
     """
 
@@ -87,6 +88,7 @@ class Passage:
     until: int
     history: History
     to_last_word: bool = True
+    longest: int = WINDOW_FRAMES
     segments: list[Segment] = field(default_factory=list)
 
     @property
@@ -97,8 +99,8 @@ class Passage:
     @property
     def size(self) -> int:
         """Frames of the next window."""
-        return min(WINDOW_FRAMES, self.end - self.seek)
+        return min(self.longest, self.end - self.seek)
 
     def window(self) -> Tensor:
-        """What the encoder hears next: (mels, 3000)."""
+        """What the encoder hears next: (mels, longest)."""
         return self.frames(self.seek, self.size)

@@ -58,6 +58,7 @@ def passages(
     history: Callable[[], History],
     log_mel: LogMel,
     detect: Callable[[Tensor], str],
+    window: int = WINDOW_FRAMES,
 ) -> Iterator[Passage]:
     """The passages of a recording, while it is read: windows of speech, or the clips that are asked for.
 
@@ -67,25 +68,32 @@ def passages(
         settings: say which.
         history: makes a history that nothing was said in.
         log_mel: of the model.
-        detect: the likeliest language of a window (mels, 3000).
+        detect: the likeliest language of a window (mels, `window`).
+        window: frames that the model hears at once.
     """
     if settings.vad is None or settings.clip_timestamps:
-        yield from _clips(source, recorded, settings, history(), log_mel, detect)
+        yield from _clips(source, recorded, settings, history(), log_mel, detect, window)
     else:
-        yield from _speech(source, recorded, settings.vad, history, log_mel)
+        yield from _speech(source, recorded, settings.vad, history, log_mel, window)
 
 
 def _speech(
-    source: Source, recorded: Recorded, rule: VoiceActivity, history: Callable[[], History], log_mel: LogMel
+    source: Source,
+    recorded: Recorded,
+    rule: VoiceActivity,
+    history: Callable[[], History],
+    log_mel: LogMel,
+    window: int,
 ) -> Iterator[Passage]:
     said = history()
-    for window in speech_windows(source.blocks(), rule):
-        begin = window.start // HOP
-        end = begin + len(window.audio) // HOP
+    for spoken in speech_windows(source.blocks(), rule):
+        begin = spoken.start // HOP
+        end = begin + len(spoken.audio) // HOP
         # Silence after the end, not zeros in the spectrogram, as where windows follow one another: those are a loud
         # noise, and more words would be wrong.
-        mel = log_mel(window.audio, padding=WINDOW_SECONDS * SAMPLE_RATE)
-        yield Passage(recorded, partial(_part, mel, begin), begin, end, end, said, to_last_word=False)
+        mel = log_mel(spoken.audio, padding=WINDOW_SECONDS * SAMPLE_RATE)
+        frames = partial(_part, mel, begin, window)
+        yield Passage(recorded, frames, begin, end, end, said, to_last_word=False, longest=window)
         if not recorded.in_turn:
             said = history()
             said.prefix = []  # how the first window begins
@@ -99,21 +107,22 @@ def _clips(
     said: History,
     log_mel: LogMel,
     detect: Callable[[Tensor], str],
+    window: int,
 ) -> Iterator[Passage]:
     recorded.in_turn = True  # the spectrogram is made as it is heard, from the start to the end
     mel = LongMel(log_mel, source.blocks)
     if recorded.language is None and not settings.multilingual:
-        recorded.language = detect(mel(0, WINDOW_FRAMES))
+        recorded.language = detect(mel(0, window))
     for begin, end in settings.clips(mel.frames):
         if begin < end:
-            yield Passage(recorded, partial(_padded, mel), begin, end, mel.frames, said)
+            yield Passage(recorded, partial(_padded, mel, window), begin, end, mel.frames, said, longest=window)
 
 
-def _part(mel: Tensor, begin: int, first: int, count: int) -> Tensor:
-    """30 s from frame `first` on of a spectrogram (mels, T) that begins with frame `begin`."""
-    return mel[:, first - begin : first - begin + WINDOW_FRAMES]
+def _part(mel: Tensor, begin: int, window: int, first: int, count: int) -> Tensor:
+    """A window from frame `first` on of a spectrogram (mels, T) that begins with frame `begin`."""
+    return mel[:, first - begin : first - begin + window]
 
 
-def _padded(mel: LongMel, first: int, count: int) -> Tensor:
-    """`count` frames from frame `first` on, and zeros up to 30 s."""
-    return fit_frames(mel(first, count))
+def _padded(mel: LongMel, window: int, first: int, count: int) -> Tensor:
+    """`count` frames from frame `first` on, and zeros up to a window."""
+    return fit_frames(mel(first, count), window)

@@ -181,7 +181,8 @@ class Transcription:
         An InputError ends them, and becomes the `error`.
         """
         by = self.transcriber
-        parts = passages(self.source, self.recorded, by.settings, by.history, by.log_mel, by.detect)
+        window = 2 * by.model.config.audio_context  # frames
+        parts = passages(self.source, self.recorded, by.settings, by.history, by.log_mel, by.detect, window)
         try:
             for passage in parts:
                 self.open.append(passage)

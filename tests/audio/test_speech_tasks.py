@@ -16,8 +16,10 @@ import torch
 import yaml
 
 from audio.tasks.trained import load_trained_whisper
+from audio.transcribe import Settings, Transcriber
 from audio.weights import MAKERS, load_whisper
 from audio.whisper import Whisper, WhisperConfig
+from audio.writing import Writing
 from core.errors import InputError
 from core.train.cli import main
 from core.weights import Bundle, save_bundle
@@ -297,3 +299,15 @@ def test_a_bundle_of_what_was_trained(recipe: Callable[..., Path], tmp_path: Pat
     assert shape["vocab"] == again.config.vocab
     for name, tensor in found.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
+
+
+def test_a_model_of_a_short_window_hears_all_of_a_recording(tmp_path: Path) -> None:
+    model = bundle(tmp_path / "start", SHAPE)
+    frames: list[int] = []
+    model.encoder.register_forward_hook(lambda encoder, given, out: frames.append(given[0].shape[-1]))
+    settings = Settings(vad=None, condition_on_previous_text=False, writing=Writing(timestamps=False))
+    transcript = Transcriber(model, settings=settings)(torch.randn(24_000) / 9)
+    assert set(frames) == {60}
+    assert len(frames) >= 3  # more where a text was decoded again
+    assert transcript.duration == pytest.approx(1.5)
+    assert all(0 <= segment.start < segment.end <= 2.1 for segment in transcript.segments)
