@@ -139,12 +139,12 @@ def _lazily(
         from audio.fast import fast_whisper
         from audio.pair import fast_pair
         from audio.transcribe import Transcriber
-        from audio.weights import load_whisper
+        from sensorium.whispers import open_whisper
 
-        whisper, _ = load_whisper(find_whisper(model))
+        whisper, _ = open_whisper(find_whisper(model))
         if draft is None:
             return Transcriber(fast_whisper(whisper, precision), settings=settings)
-        small, _ = load_whisper(find_whisper(draft))
+        small, _ = open_whisper(find_whisper(draft))
         whisper, drafts = fast_pair(whisper, small, precision)
         return Transcriber(whisper, settings=settings, draft=drafts)
 
