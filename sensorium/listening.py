@@ -1,14 +1,15 @@
 """``sensorium transcribe --stream``: text while somebody speaks."""
 
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from functools import partial
 from statistics import median, quantiles
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, TextIO
 
 from core.errors import InputError
 
@@ -113,7 +114,8 @@ def _piped(pcm: "Pcm") -> Iterator["Tensor"]:
     from core.data.audio import resampled
     from core.data.pcm import pcm_blocks
 
-    found = pcm_blocks(cast(BufferedReader, sys.stdin.buffer).read1, pcm)
+    # past the buffer of sys.stdin, whose lock a thread that waits would hold when the program ends
+    found = pcm_blocks(partial(os.read, sys.stdin.fileno()), pcm)
     first = next(found, None)
     if first is None:
         return

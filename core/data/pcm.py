@@ -16,7 +16,7 @@ __all__ = ["Pcm", "Samples", "pcm_blocks"]
 Samples = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
 
 Read = Callable[[int], bytes]
-"""Gives so many bytes, fewer if no more are there right now; none at the end: ``file.read1``."""
+"""Gives so many bytes, fewer if no more are there right now; none at the end: ``os.read`` of a pipe."""
 
 BLOCK = 0.1  # seconds that are read at a time
 RATES = 1_000, 768_000
