@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from audio.flat import FlatDecoder
 from audio.whisper import AudioEncoder, Whisper
 from core.errors import InputError
-from core.nn import Attention, Ctx, Mlp, Out
+from core.nn import Attention, Ctx, Out
 from core.nn.blocked import blocked
 from core.nn.branch import InRows, Overwriting
 from core.nn.precision import fast, replaced
-from core.nn.rowwise import Int8Embedding, Int8Linear, integers
+from core.nn.rowwise import Int8Linear, has_integers, prefers_integers
 
 __all__ = ["PRECISIONS", "Precision", "chosen_precision", "fast_whisper"]
 
@@ -34,10 +35,10 @@ def chosen_precision(precision: Precision, device: torch.device) -> Precision:
         raise InputError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         if cpu:
-            return "int8" if integers() else "float32"
+            return "int8" if prefers_integers() else "float32"
         return "float16" if device.type == "cuda" else "float32"
-    if precision == "int8" and not (cpu and torch.backends.mkldnn.is_available()):
-        raise InputError("int8 needs an x86 processor and oneDNN: choose auto or float32")
+    if precision == "int8" and not (cpu and has_integers()):
+        raise InputError("int8 is for x86 processors: choose auto or float32")
     if precision in ("float16", "bfloat16") and cpu:
         raise InputError(f"{precision} is for GPUs: on a processor choose auto, int8 or float32")
     return precision
@@ -64,28 +65,22 @@ def fast_whisper(model: Whisper, precision: Precision = "auto") -> Whisper:
     if precision != "int8":
         return model.to(torch.float16 if precision == "float16" else torch.bfloat16)
     model.encoder = _fast_encoder(model.encoder)  # type: ignore[assignment]
-    model.decoder.tokens = Int8Embedding(model.decoder.tokens)  # type: ignore[assignment]
-    replaced(model.decoder, Int8Linear, lambda name, linear: True)
-    return _with_blocked_attention(model)
+    model.decoder = FlatDecoder(model.decoder)  # type: ignore[assignment]
+    return model
 
 
 def _fast_encoder(encoder: AudioEncoder) -> nn.Module:
     """In bfloat16 where the processor has it: as fast as integers here, and a third of their error."""
+    for module in encoder.modules():
+        if isinstance(module, Attention):
+            module.kernel = blocked
     if torch.cpu._is_avx512_bf16_supported():
         return fast(encoder, "bfloat16")
     replaced(encoder, Int8Linear, lambda name, linear: True)
     for block in encoder.blocks:
+        block.get_submodule("mlp.fn").act = Overwriting("none")
         block.mlp = InRows(block.get_submodule("mlp"))
     return _Halved(encoder)
-
-
-def _with_blocked_attention(model: Whisper) -> Whisper:
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.kernel = blocked
-        if isinstance(module, Mlp) and type(module.act) is nn.GELU:
-            module.act = Overwriting(module.act.approximate)
-    return model
 
 
 class _Halved(nn.Module):

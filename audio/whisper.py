@@ -140,6 +140,10 @@ class TextDecoder(nn.Module):
         x, notes = self.blocks(x, ctx)
         return Out(self.norm(x), notes)
 
+    def cache(self) -> Cache:
+        """Return an empty key/value cache."""
+        return self.blocks.cache()
+
 
 class Whisper(nn.Module):
     """Speech recognition and translation: ``encode`` the audio once, ``decode`` text token by token."""
@@ -181,4 +185,4 @@ class Whisper(nn.Module):
 
     def new_cache(self) -> Cache:
         """Return an empty key/value cache for :meth:`decode`."""
-        return self.decoder.blocks.cache()
+        return self.decoder.cache()

@@ -4,6 +4,8 @@ PyTorch's fused attention gains nothing from bfloat16 without AMX, and with a si
 products.
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from .mask import Sight
 __all__ = ["blocked"]
 
 QUERIES = 256  # of one block: with 1500 keys its scores take 0.75 MB
+SCORES = 1 << 19  # of several heads, if they are few
+FEW = 16  # queries for which blocks are not worth their number
 
 
 def blocked(
@@ -27,16 +31,17 @@ def blocked(
         return kernels.attend(q, k.to(q.dtype), v.to(q.dtype), sight, bias, scale)
     rows, heads, length, width = q.shape
     scale = width**-0.5 if scale is None else scale
-    asked = (q * scale).to(torch.bfloat16).reshape(rows * heads, length, width)
-    keys, values = (t.to(torch.bfloat16).reshape(rows * heads, t.shape[2], t.shape[3]) for t in (k, v))
-    if length == 1:
-        weights = torch.bmm(asked, keys.transpose(1, 2)).softmax(-1)
-        return torch.bmm(weights, values).to(q.dtype).view(rows, heads, 1, -1)
+    asked, keys, values = (t.to(torch.bfloat16).contiguous() for t in (q * scale, k, v))
+    together = SCORES // (min(length, QUERIES) * k.shape[2])  # heads
+    if length <= FEW or rows * heads <= together:
+        weights = (asked @ keys.transpose(2, 3)).softmax(-1)
+        return (weights @ values).to(q.dtype)
     # (B, L, h, d): what follows joins the heads, and need not copy them for it
-    found = q.new_empty(rows, length, heads, v.shape[3])
-    for number in range(rows * heads):
-        part, theirs = found[number // heads, :, number % heads], keys[number].t()
+    found = q.new_empty(rows, length, heads, v.shape[3]).transpose(1, 2)
+    for row, head in product(range(rows), range(0, heads, max(1, together))):
+        at = (row, slice(head, head + together) if together > 1 else head)  # products of matrices beat batches of one
+        part, theirs = found[at], keys[at].transpose(-2, -1)
         for first in range(0, length, QUERIES):
-            weights = (asked[number, first : first + QUERIES] @ theirs).softmax(-1)
-            part[first : first + QUERIES] = weights @ values[number]
-    return found.transpose(1, 2)
+            block = slice(first, first + QUERIES)
+            part[..., block, :] = (asked[at][..., block, :] @ theirs).softmax(-1) @ values[at]
+    return found
