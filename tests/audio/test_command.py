@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import struct
 import sys
 from pathlib import Path
@@ -130,11 +131,11 @@ def test_standard_input(
 
 
 def test_everything_at_once(model: str, jfk: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = (
+    options = shlex.split(
         "--format json --precision float32 --no-vad --batch-size 2 --beam-size 2 --patience 1.5 --temperature 0 "
         "--initial-prompt Speech. --hotwords Kennedy --clip-timestamps 7.5,11 --hallucination-silence-threshold 2 "
         "--condition-on-previous-text --no-repeat-ngram-size 5 --suppress-tokens -1,1000 --language english"
-    ).split()
+    )
     assert main(["transcribe", jfk, "--model", model, *options]) == 0
     result = json.loads(capsys.readouterr().out)
     assert words(result["text"]).startswith("ask what you can do for your country")
