@@ -12,6 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from . import kernels
+from .attention import Attention
+from .blocked import blocked
 from .branch import folded, joined
 from .frozen import Frozen
 from .int8 import coded, observed
@@ -106,6 +109,10 @@ def fast(
         model = model.bfloat16()
     if device.type != "cpu":
         return model
+    if precision != "float32" and _native(device) and not torch.cpu._is_amx_tile_supported():
+        for module in model.modules():
+            if isinstance(module, Attention) and module.kernel is kernels.attend:
+                module.kernel = blocked
     if precision == "int8" and calibrate is None:
         return replaced(model, Int8Linear, chosen)
     if _packs(torch.float32 if precision == "float32" else torch.bfloat16):
