@@ -1,9 +1,10 @@
 """What the training of a Whisper begins with: fresh weights, released ones, or some layers of a teacher's."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from audio.tasks.trained import open_whisper
+from audio.tokenizer import Tokenizer
 from audio.whisper import Whisper
 from core.errors import InputError
 from core.train.initial import Initial
@@ -40,9 +41,10 @@ class Fresh(Initial):
 class Released(Initial):
     """Begins with the weights of a trained Whisper.
 
-    A larger vocabulary is allowed: the new tokens at its end begin as the mean of all old ones, which is where a token
-    of which nothing is known belongs (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
-    A shorter `audio_context` is allowed too: the first positions are taken.
+    A vocabulary with more languages is allowed (51866 tokens of a source with 51865): a new language begins as the mean
+    of those that the source knows, in its place among them. A language that no vocabulary has takes the token of one
+    that is like it, by ``targets: {language: ...}``. A shorter `audio_context` is allowed too: the first positions are
+    taken.
 
     Args:
         source: A name, a path, a ``.ckpt`` of ours included, or ``owner/name``: see
@@ -100,17 +102,15 @@ def chosen(layers: int, wanted: int) -> list[int]:
 
 @torch.no_grad()
 def fill(model: Whisper, source: Whisper, name: str) -> None:
-    """Copy a model's weights into another one, whose vocabulary may be larger and audio context shorter.
+    """Copy a model's weights into another one, which may have more languages and a shorter audio context.
 
     Raises:
         InputError: If anything else differs.
     """
     theirs, ours = source.state_dict(), model.state_dict()
     words, positions = "decoder.tokens.weight", "encoder.positions.table"
-    more = len(ours[words]) - len(theirs[words])
-    if more > 0:
-        mean = theirs[words].mean(0, keepdim=True)
-        theirs[words] = torch.cat([theirs[words], mean.expand(more, -1)])
+    if source.config.multilingual and len(ours[words]) > len(theirs[words]):
+        theirs[words] = more_languages(theirs[words], len(ours[words]))
     theirs[positions] = theirs[positions][: len(ours[positions])]
     differ = sorted(
         part
@@ -120,6 +120,18 @@ def fill(model: Whisper, source: Whisper, name: str) -> None:
     if differ:
         raise InputError(f"{name} has another shape than the model: {differ[0]} differs; change the model's config")
     model.load_state_dict(theirs)
+
+
+def more_languages(embedding: Tensor, vocab: int) -> Tensor:
+    """Rows for the tokens of a multilingual vocabulary (V, D) with more languages: (vocab, D).
+
+    Each new language is the mean of the old ones; every other token keeps its row, at its new place.
+    """
+    old, new = Tokenizer.for_vocab(len(embedding)), Tokenizer.for_vocab(vocab)
+    first = old.language_tokens[old.languages[0]]
+    end = first + len(old.languages)
+    added = embedding[first:end].mean(0, keepdim=True).expand(len(new.languages) - len(old.languages), -1)
+    return torch.cat([embedding[:end], added, embedding[end:]])
 
 
 def _whisper(model: nn.Module) -> Whisper:

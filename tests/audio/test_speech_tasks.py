@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from audio.tasks.trained import load_trained_whisper
+from audio.tokenizer import Tokenizer
 from audio.transcribe import Settings, Transcriber
 from audio.weights import MAKERS, load_whisper
 from audio.whisper import Whisper, WhisperConfig
@@ -210,18 +211,22 @@ def test_a_frozen_encoder(recipe: Callable[..., Path], tmp_path: Path) -> None:
     assert not torch.equal(start.decoder.tokens.weight, found.decoder.tokens.weight)
 
 
-def test_more_tokens_and_a_shorter_window(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    start = bundle(tmp_path / "start", {**SHAPE, "audio_context": 50, "vocab": 51864})
-    shape = {**SHAPE, "vocab": 51865}
+def test_more_languages_and_a_shorter_window(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    start = bundle(tmp_path / "start", {**SHAPE, "audio_context": 50, "vocab": 51865})
+    shape = {**SHAPE, "vocab": 51866}
     task = {
         "model": {"class_path": "audio.whisper.Whisper", "init_args": {"config": shape}},
         "initial": {"class_path": "audio.tasks.initial.Released", "init_args": {"source": str(tmp_path / "start")}},
         "optim": {"lr": 1e-12},
     }
-    found = load_trained_whisper(fit(recipe(task=task, data={"vocab": 51865}, max_epochs=1)) / "last.ckpt")[0]
+    found = load_trained_whisper(fit(recipe(task=task, data={"vocab": 51866}, max_epochs=1)) / "last.ckpt")[0]
     words, before = found.decoder.tokens.weight, start.decoder.tokens.weight
-    torch.testing.assert_close(words[:51864], before)
-    torch.testing.assert_close(words[51864], before.mean(0))
+    old, new = Tokenizer.for_vocab(51865), Tokenizer.for_vocab(51866)
+    for name in ("startoftranscript", "en", "de", "su", "translate", "notimestamps", "0.00", "30.00"):
+        torch.testing.assert_close(words[new.special(name)], before[old.special(name)])
+    torch.testing.assert_close(words[:50_000], before[:50_000])
+    known = before[list(old.language_tokens.values())]
+    torch.testing.assert_close(words[new.special("yue")], known.mean(0))
     assert torch.equal(found.encoder.positions.table, start.encoder.positions.table[:30])
 
 
