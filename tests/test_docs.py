@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["docs/blocks.md", "docs/vision.md", "docs/multimodal.md"]
+PAGES = ["docs/blocks.md", "docs/generate.md", "docs/vision.md", "docs/multimodal.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

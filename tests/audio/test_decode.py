@@ -14,6 +14,8 @@ from whisper.utils import compression_ratio as reference_ratio
 
 from audio.decode import Decoder, Search, compression_ratio
 from audio.draft import Draft
+from audio.fast import fast_whisper
+from audio.pair import fast_pair
 from audio.tokenizer import Tokenizer
 from audio.writing import TimestampRules, Writing, whisper_rules
 from core.errors import InputError
@@ -290,3 +292,18 @@ def test_what_cannot_be_decoded(random_models: Callable) -> None:
             Writing(**wrong)
     with pytest.raises(InputError, match="0 drafted tokens"):
         Draft(model, ahead=0)
+
+
+def test_a_fast_pair_writes_what_its_model_writes(random_models: Callable) -> None:
+    model, _ = random_models(51_865, 1)
+    mel, writing = torch.randn(1, 80, 3000), Writing(max_new_tokens=16)
+    alone = Decoder(fast_whisper(copy.deepcopy(model)), Tokenizer(), writing=writing)
+    expected = alone(alone.encode(mel))
+    other, _ = random_models(51_865, 6)
+    for small, one_encoder in [(other, False), (model, True)]:
+        fast, draft = fast_pair(copy.deepcopy(model), copy.deepcopy(small))
+        decoder = Decoder(fast, Tokenizer(), writing=writing, draft=draft)
+        assert decoder.one_encoder == one_encoder
+        assert [one.tokens for one in decoder(decoder.encode(mel))] == [one.tokens for one in expected]
+    with pytest.raises(InputError, match="its vocab is 51864, the model's 51865"):
+        fast_pair(copy.deepcopy(model), copy.deepcopy(random_models(51_864, 0)[0]))
