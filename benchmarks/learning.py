@@ -1,10 +1,11 @@
 """Does training learn, in the time that its configuration promises? Runs the commands that people run.
 
-    python -m benchmarks.learning [--root FOLDER] [--only mae dino] [--runs FOLDER] [--out benchmarks/results]
+    python -m benchmarks.learning [--root FOLDER] [--speech FOLDER] [--only mae dino] [--runs FOLDER] [--out FOLDER]
 
 On the full Fashion-MNIST: supervised training; and without labels MAE, DINO and DINOv2, each judged by nearest
 neighbours and a linear probe on the frozen features of the test images (the protocol is in ``evaluate.json`` of each
-run), and by fine-tuning on 600 labelled images, beside the same network untrained. Leaves with 1 if a bar is missed.
+run), and by fine-tuning on 600 labelled images, beside the same network untrained. On the Free Spoken Digit Dataset: a
+Whisper from scratch, tiny.en with low-rank adapters, and spoken keywords. Leaves with 1 if a bar is missed.
 """
 
 import argparse
@@ -27,6 +28,8 @@ __all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "vision"
+SPEECH = ROOT / "configs" / "audio"
+ASSETS = Path(os.environ.get("SENSORIUM_ASSETS", ROOT.parent / "shared" / "assets"))
 LABELLED = 600
 METHODS = ("mae", "dino", "dinov2")
 
@@ -35,9 +38,9 @@ Bar = tuple[str, float, float, bool]  # what, measured, bar, good
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the commands, print and write what they reached, and return the exit code."""
-    assets = Path(os.environ.get("SENSORIUM_ASSETS", ROOT.parent / "shared" / "assets"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=assets / "fashion-mnist", help="folder of the full Fashion-MNIST")
+    parser.add_argument("--root", type=Path, default=ASSETS / "fashion-mnist", help="folder of the full Fashion-MNIST")
+    parser.add_argument("--speech", type=Path, default=ASSETS / "speech" / "fsdd", help="folder of the spoken digits")
     parser.add_argument(
         "--only", nargs="+", choices=list(JOBS), default=list(JOBS), help="these; the others' rows are kept"
     )
@@ -48,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as passing:
         runs = options.runs or Path(passing)
         for name in options.only:
-            _keep(name, JOBS[name](options.root, runs), options.out)
+            _keep(name, JOBS[name](options.speech if name in SPOKEN else options.root, runs), options.out)
             print(_table(_kept(options.out)), flush=True)
     bars = _kept(options.out)
     return 0 if all(good for *_, good in bars) else 1
@@ -101,6 +104,36 @@ def _classifier(config: str, root: Path, runs: Path, minutes: float, accuracy: f
     ]
 
 
+def spoken(root: Path, runs: Path) -> list[Bar]:
+    """A Whisper from scratch."""
+    return _measured("whisper_fsdd", root, runs, minutes=15, what="test word error", column="test/wer", bar=8)
+
+
+def spoken_lora(root: Path, runs: Path) -> list[Bar]:
+    """The released tiny.en with low-rank adapters."""
+    start = ASSETS / "weights" / "whisper-tiny.en"
+    more = [f"--model.initial.init_args.source={start}"] if start.exists() else []
+    name = "lora_tiny_en_fsdd"
+    return _measured(name, root, runs, *more, minutes=10, what="test word error", column="test/wer", bar=3)
+
+
+def keywords(root: Path, runs: Path) -> list[Bar]:
+    """Ten keywords."""
+    column = "test/accuracy"
+    return _measured("keyword_fsdd", root, runs, minutes=10, what="test accuracy", column=column, bar=95)
+
+
+def _measured(
+    config: str, root: Path, runs: Path, *more: str, minutes: float, what: str, column: str, bar: float
+) -> list[Bar]:
+    """A recipe of speech, which tests itself at its end."""
+    path = str(SPEECH / f"{config}.yaml")
+    took = _sensorium("fit", "-c", path, "--data.root", str(root), *more, runs=runs, name=config)
+    reached = 100 * _last(runs / config, column)
+    good = reached <= bar if "error" in what else reached >= bar
+    return [(f"{config}: minutes", took, minutes, took <= minutes), (f"{config}: {what}", reached, bar, good)]
+
+
 def _fine_tuned(name: str, config: Path, root: Path, runs: Path, trained: Path | None) -> float:
     """Test accuracy after fine-tuning on a few labelled images, from a checkpoint or from scratch."""
     model = yaml.safe_load(config.read_text())["model"]["init_args"]["model"]["init_args"]["config"]
@@ -120,7 +153,11 @@ JOBS: dict[str, Callable[[Path, Path], list[Bar]]] = {
     "quick": quick,
     "supervised": supervised,
     **{method: unlabelled(method) for method in METHODS},
+    "speech": spoken,
+    "speech_lora": spoken_lora,
+    "keywords": keywords,
 }
+SPOKEN = ("speech", "speech_lora", "keywords")
 
 
 def _sensorium(*arguments: str, runs: Path, name: str) -> float:
