@@ -79,7 +79,7 @@ class _Layer(nn.Module):
         self.qkv = Int8Linear(_stacked([_scaled(own.q.proj, self.head_dim), own.k.proj, own.v.proj]))
         self.out = Int8Linear(own.out)  # type: ignore[arg-type]
         self.cross_q = Int8Linear(_scaled(other.q.proj, self.head_dim))
-        self.cross_k, self.cross_v = Int8Linear(other.k.proj), Int8Linear(other.v.proj)
+        self.cross_kv = Int8Linear(_stacked([other.k.proj, other.v.proj]))
         self.cross_out = Int8Linear(other.out)  # type: ignore[arg-type]
         self.fc1, self.fc2 = Int8Linear(feed.fc1), Int8Linear(feed.fc2)
 
@@ -126,7 +126,8 @@ class _Layer(nn.Module):
     ) -> Tensor:
         def make() -> tuple[Tensor, Tensor, Tokens]:
             assert memory is not None
-            return self._heads(self.cross_k(memory)), self._heads(self.cross_v(memory)), Tokens()
+            k, v = self.cross_kv(memory).chunk(2, dim=-1)
+            return self._heads(k), self._heads(v), Tokens()
 
         q = self._heads(self.cross_q(x).view(rows, -1, x.shape[-1]))
         k, v, _ = slots["cross"].read(make) if "cross" in slots else make()
