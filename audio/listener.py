@@ -4,6 +4,7 @@ Source of the rules: openai/whisper ``whisper/transcribe.py``.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -89,10 +90,14 @@ class Listener:
         if self.settings.fallback.silent(result):
             return _Found([], begin + size, True)
         found = cut(result.tokens, size, self.tokenizer.timestamp_begin)
-        segments = [self._segment(piece, begin, result) for piece in found.pieces]
+        ends = list(accumulate(len(piece.tokens) for piece in found.pieces))
+        segments = [
+            self._segment(piece, begin, result, result.logprobs[end - len(piece.tokens) : end])
+            for piece, end in zip(found.pieces, ends, strict=True)
+        ]
         return _Found(segments, begin + found.advance, found.ends_in_silence)
 
-    def _segment(self, piece: Piece, begin: int, result: DecodingResult) -> Segment:
+    def _segment(self, piece: Piece, begin: int, result: DecodingResult, logprobs: tuple[float, ...]) -> Segment:
         return Segment(
             start=seconds_at(begin + piece.start),
             end=seconds_at(begin + piece.end),
@@ -103,6 +108,7 @@ class Listener:
             compression_ratio=result.compression_ratio,
             temperature=result.temperature,
             language=result.language if self.settings.multilingual else None,
+            logprobs=logprobs,
         )
 
     def _aligned(

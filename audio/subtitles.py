@@ -54,7 +54,8 @@ def to_tsv(transcript: Transcript, layout: Layout = Layout()) -> str:
 def to_json(transcript: Transcript, layout: Layout = Layout()) -> str:
     """One line: ``text``, ``language``, ``duration`` in seconds and ``segments``.
 
-    They are named as openai-whisper's; of a word the ``word``, ``start``, ``end`` and ``probability``.
+    They are named as openai-whisper's; of a word the ``word``, ``start``, ``end`` and ``probability``. Theirs lacks
+    ``logprobs``, one for each of the ``tokens``.
     """
     segments = [_segment_fields(segment) for segment in transcript.segments]
     fields = {
@@ -95,6 +96,10 @@ def _segment_fields(segment: Segment) -> dict[str, Any]:
     words = fields.pop("words")
     if segment.language is None:
         del fields["language"]
+    if segment.logprobs:
+        fields["logprobs"] = [round(logprob, 4) for logprob in segment.logprobs]
+    else:
+        del fields["logprobs"]
     if words:
         fields["words"] = [
             {"word": word["text"], **{name: word[name] for name in ("start", "end", "probability")}} for word in words

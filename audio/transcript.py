@@ -29,6 +29,7 @@ class Segment:
     temperature: float
     words: tuple[Word, ...] = ()  # when they were asked for
     language: str | None = None  # when it was detected in each window
+    logprobs: tuple[float, ...] = ()  # of each of the tokens, natural logarithms
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,21 @@ RepetitionPenalty = Annotated[
     float, typer.Option("--repetition-penalty", help="above 1: words come less often again", rich_help_panel=_TEXT)
 ]
 NoRepeatNgram = Annotated[
-    int, typer.Option("--no-repeat-ngram-size", help="tokens that don't come twice in a row", rich_help_panel=_TEXT)
+    int,
+    typer.Option(
+        "--no-repeat-ngram-size",
+        help="no run of so many tokens comes twice in a window; 0: any may",
+        rich_help_panel=_TEXT,
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", help="of a window; by default half of the model's positions", rich_help_panel=_TEXT
+    ),
+]
+WithoutTimestamps = Annotated[
+    bool, typer.Option("--without-timestamps", help="a window is one segment", rich_help_panel=_TEXT)
 ]
 
 Stream = Annotated[

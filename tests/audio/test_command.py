@@ -144,6 +144,15 @@ def test_everything_at_once(model: str, jfk: str, capsys: pytest.CaptureFixture[
     assert 7.5 <= first["start"] < first["end"] < 9
 
 
+def test_plain_windows(model: str, jfk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = shlex.split("--format json --without-timestamps --max-new-tokens 5 --temperature 0")
+    assert main(["transcribe", jfk, "--model", model, *options]) == 0
+    (segment,) = json.loads(capsys.readouterr().out)["segments"]
+    assert segment["text"] == " And so my fellow Americans"
+    assert len(segment["tokens"]) == len(segment["logprobs"]) == 5
+    assert sum(segment["logprobs"]) / 6 == pytest.approx(segment["avg_logprob"], abs=0.05)
+
+
 def test_subtitles_with_words(model: str, jfk: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--format", "srt", "--max-words-per-line", "2", "--highlight-words"]
     assert main(["transcribe", jfk, "--model", model, *options]) == 0

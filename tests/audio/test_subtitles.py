@@ -140,8 +140,10 @@ def test_json_holds_everything() -> None:
     assert data["language"] == "en"
     assert data["duration"] == 400_000.0
     expected = {**asdict(SPOKEN.segments[1]), "tokens": [1, 2]}
-    del expected["words"]
-    assert data["segments"][1] == expected
+    assert {**data["segments"][1], "words": (), "language": None, "logprobs": ()} == expected
+    heard = replace(SPOKEN.segments[1], language="de", logprobs=(-0.123456, -2.0))
+    segment = json.loads(to_json(replace(SPOKEN, segments=(heard,))))["segments"][0]
+    assert (segment["language"], segment["logprobs"]) == ("de", [-0.1235, -2.0])
 
 
 def test_json_names_words_as_openai() -> None:
