@@ -205,6 +205,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _keep(name: str, bars: list[Bar], folder: Path) -> None:
     """Put a job's rows into the results, in the place of those that it had."""
     jobs = {**_read(folder), name: {"machine": machine(), "rows": bars}}
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "learning.json").write_text(json.dumps(jobs, indent=1) + "\n")
     lines = ["# What training learns", "", _table(_kept(folder)), ""]
     for job in (job for job in JOBS if job in jobs):
