@@ -36,7 +36,7 @@ def run(jobs: Sequence[Job], load: Load, output: Output, longest: float, overwri
         longest: seconds that a recording may last.
         overwrite: also what is complete, where there are several.
 
-    Returns how many recordings could not be read, of how many.
+    Returns how many recordings could not be read, of how many that were asked for.
 
     Raises:
         InputError: when the only recording can't be read.
@@ -48,7 +48,7 @@ def run(jobs: Sequence[Job], load: Load, output: Output, longest: float, overwri
     if len(left) < len(jobs):
         done = len(jobs) - len(left)
         print(f"{done} of {len(jobs)} recordings are done already: --overwrite repeats them", file=sys.stderr)
-    return (_Several(left, output, longest).run(load) if left else 0), len(left)
+    return (_Several(left, output, longest).run(load) if left else 0), len(jobs)
 
 
 def _one(job: Job, load: Load, output: Output, longest: float) -> None:

@@ -107,6 +107,7 @@ def test_folders_are_searched_and_taken_up_again(
     assert words((out / "deeper" / "a.txt").read_text()) == "ask what you can do for your country"
     assert "1 of 3 recordings are done already: --overwrite repeats them" in capsys.readouterr().err
 
+    assert main(command) == 1  # as before: only the broken one was left
     assert main([*command, "--overwrite"]) == 1
     assert words((out / "a.txt").read_text()) == SAID
 
