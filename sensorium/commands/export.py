@@ -20,7 +20,8 @@ def export(
     model: Annotated[
         Path,
         typer.Argument(
-            help="image encoder, CLIP, SigLIP or Whisper: bundle, .ckpt of sensorium fit, weights of others"
+            help="image encoder, CLIP, SigLIP or Whisper: bundle, .ckpt of sensorium fit, weights of others; or a "
+            "Whisper's name"
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; for a bundle, the folder")],
@@ -53,6 +54,7 @@ def export(
 
     sensorium export runs/whisper/best.ckpt -f huggingface -o my_whisper/model.safetensors
     """
+    from audio.checkpoints import CHECKPOINTS, find_whisper
     from core.weights.files import replacing
     from sensorium.encoders import load_any
     from sensorium.towers import is_towers
@@ -65,6 +67,8 @@ def export(
         )
     if output.is_dir() and kind != "bundle":
         raise InputError(f"{output} is a folder: name the file to write")
+    if not model.exists() and str(model) in CHECKPOINTS:
+        model = find_whisper(str(model))
     if model.exists() and is_whisper(model):
         _export_whisper(model, output, kind, precision)
         return

@@ -53,6 +53,12 @@ def test_transformers_opens_it(trained: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(ours(mel, tokens), theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_a_name_will_do(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audio.checkpoints.find_whisper", {"tiny.en": trained}.__getitem__)
+    assert main(["export", "tiny.en", "-f", "openai", "-o", str(tmp_path / "x.safetensors")]) == 0
+    assert is_whisper(tmp_path / "x.safetensors")
+
+
 def test_half_precision(trained: Path, tmp_path: Path) -> None:
     assert main(["export", str(trained), "-o", str(tmp_path / "half"), "--precision", "float16"]) == 0
     assert (tmp_path / "half" / "model.safetensors").stat().st_size < 15_000_000
