@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import whisper as openai_whisper
 from test_transcribe import COLD, reference
 
 from audio.decode import Search
@@ -33,25 +32,6 @@ def assert_same_words(ours: Transcript, theirs: dict, close: float = CLOSE) -> N
             assert word.probability == pytest.approx(other["probability"], abs=1e-3)
 
 
-@pytest.fixture(scope="session")
-def aligned(tiny_en: tuple) -> tuple:
-    """tiny.en, and openai-whisper's with the heads that its loader would choose.
-
-    It would encode a window once more to align its words: here it remembers the last one.
-    """
-    reference = tiny_en[1]
-    reference.set_alignment_heads(openai_whisper._ALIGNMENT_HEADS["tiny.en"])
-    encode, last = reference.encoder.forward, [torch.empty(0), torch.empty(0)]
-
-    def remembering(mel: torch.Tensor) -> torch.Tensor:
-        if not torch.equal(mel, last[0]):
-            last[:] = mel, encode(mel)
-        return last[1]
-
-    reference.encoder.forward = remembering
-    return tiny_en
-
-
 def plain(word: str) -> str:
     return word.strip(" .,").lower()
 
@@ -61,30 +41,30 @@ def plain(word: str) -> str:
     "clips",
     ["jfk.flac", "leopard/*.wav", "ljspeech/*[0-4].wav", "ljspeech/*[5-9].wav", "nonspeech/*.wav", "fsdd/4_*_1.wav"],
 )
-def test_real_clips(clips: str, beams: int, aligned: tuple, assets: Path) -> None:
+def test_real_clips(clips: str, beams: int, tiny_en: tuple, assets: Path) -> None:
     settings = replace(OPENAI, word_timestamps=True, search=Search(beams=beams), fallback=COLD)
-    transcriber = Transcriber(aligned[0], settings=settings)
+    transcriber = Transcriber(tiny_en[0], settings=settings)
     paths = sorted((assets / "speech").glob(clips))
     assert paths
     for path in paths[: 3 if clips.startswith("fsdd") else None]:
         audio = read_audio(path)
-        theirs = reference(aligned[1], audio, word_timestamps=True, beam_size=beams if beams > 1 else None)
+        theirs = reference(tiny_en[1], audio, word_timestamps=True, beam_size=beams if beams > 1 else None)
         assert_same_words(transcriber(audio), theirs)
 
 
-def test_clips_with_pauses_between(aligned: tuple, assets: Path) -> None:
+def test_clips_with_pauses_between(tiny_en: tuple, assets: Path) -> None:
     speech = assets / "speech"
     parts = [read_audio(path) for path in (speech / "jfk.flac", speech / "leopard/quilter.wav")]
     hiss = 0.01 * torch.randn(16_000 * 6)
     audio = torch.cat([hiss, parts[0], torch.zeros(16_000 * 9), parts[1]])
     options = {"word_timestamps": True, "hallucination_silence_threshold": 2.0, "clip_timestamps": [1.0, 25.5, 26.0]}
-    ours = Transcriber(aligned[0], settings=replace(OPENAI, fallback=COLD, **options))(audio)
+    ours = Transcriber(tiny_en[0], settings=replace(OPENAI, fallback=COLD, **options))(audio)
     assert sum(len(segment.words) for segment in ours.segments) > 20
-    assert_same_words(ours, reference(aligned[1], audio, **options))
+    assert_same_words(ours, reference(tiny_en[1], audio, **options))
 
 
-def test_words_of_a_batch_are_those_of_each_alone(aligned: tuple, assets: Path) -> None:
-    transcriber = Transcriber(aligned[0], settings=Settings(word_timestamps=True))
+def test_words_of_a_batch_are_those_of_each_alone(tiny_en: tuple, assets: Path) -> None:
+    transcriber = Transcriber(tiny_en[0], settings=Settings(word_timestamps=True))
     paths = [assets / "speech" / name for name in ("jfk.flac", "leopard/quilter.wav", "nonspeech/noise_1000ms.wav")]
     for path, job in zip(paths, transcriber.each(paths), strict=True):
         alone = transcriber(path)
@@ -98,9 +78,9 @@ def test_words_of_a_batch_are_those_of_each_alone(aligned: tuple, assets: Path) 
 
 
 @pytest.mark.parametrize("settings", [OPENAI, Settings()], ids=["as openai", "default"])
-def test_words_start_where_they_were_spoken(settings: Settings, aligned: tuple, assets: Path) -> None:
+def test_words_start_where_they_were_spoken(settings: Settings, tiny_en: tuple, assets: Path) -> None:
     folder = assets / "speech" / "leopard"
-    found = Transcriber(aligned[0], settings=replace(settings, word_timestamps=True))(folder / "quilter.wav")
+    found = Transcriber(tiny_en[0], settings=replace(settings, word_timestamps=True))(folder / "quilter.wav")
     words = [word for segment in found.segments for word in segment.words]
     truth = json.loads((folder / "quilter.json").read_text())["words"]
     assert [plain(word.text) for word in words] == [plain(word["word"]) for word in truth]
