@@ -19,7 +19,7 @@ def load_trained_whisper(path: Path | str) -> tuple[Whisper, WhisperInfo]:
     """
     model = rebuild(path).model
     if not isinstance(model, Whisper):
-        raise InputError(f"{path} trained a {type(model).__name__}, which is no Whisper")
+        raise InputError(f"{path} is no Whisper but a trained {type(model).__name__}")
     return model.eval(), WhisperInfo("checkpoint", None)
 
 
