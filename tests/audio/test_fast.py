@@ -130,7 +130,7 @@ def test_words_are_heard_as_well(assets: Path, precision):
     if precision == "int8":
         assert [decoder(part)[0].text for part in audio[:4]] == heard[:4]
         beams = [decoder(part, search=Search(beams=5))[0].text for part in audio]
-        assert word_error_rate(said, beams) <= greedy + 0.002
+        assert word_error_rate(said, beams) <= greedy
 
 
 def test_what_is_chosen_and_refused():
