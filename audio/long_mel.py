@@ -10,7 +10,7 @@ from audio.mel import FFT, HOP, SAMPLE_RATE, WINDOW_SECONDS, LogMel
 
 __all__ = ["LongMel"]
 
-_KEPT = 20 * 60 * SAMPLE_RATE // HOP  # frames, 20 minutes, that are kept: up to there a recording is read once
+_KEPT = 10 * 60 * SAMPLE_RATE // HOP  # frames, 10 minutes, that are kept: up to there a recording is read once
 
 
 class LongMel:
