@@ -7,11 +7,12 @@ STAMP  := $(VENV)/.installed
 PY     := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test thorough lint bench clean
 
 help:
 	@echo "make demo   hear speech, train a small ViT, find pictures by words, write demo_out/report.html"
 	@echo "make test   lint, types, floors and the whole test suite"
+	@echo "make thorough  the tests that 'make test' leaves out: more examples of the same"
 	@echo "make lint   only the checks that run nothing"
 	@echo "make bench  benchmarks against the peers, written to benchmarks/results/"
 	@echo "make clean  remove .venv and what the commands left"
@@ -39,6 +40,9 @@ lint: $(STAMP)
 # one thread a worker: two workers with two threads each would fight for two cores
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+thorough: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal -m thorough
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.whisper

@@ -61,7 +61,12 @@ def test_characters_where_there_are_no_spaces() -> None:
 
 @pytest.mark.parametrize(
     ("said", "heard", "expected"),
-    [([], [], Errors(0, 0)), ([""], [""], Errors(0, 0)), (["[applause]"], ["well then"], Errors(2, 0)), (["a"], [""], (1, 1))],
+    [
+        ([], [], Errors(0, 0)),
+        ([""], [""], Errors(0, 0)),
+        (["[applause]"], ["well then"], Errors(2, 0)),
+        (["a"], [""], (1, 1)),
+    ],
 )
 def test_nothing_said_or_heard(said: list[str], heard: list[str], expected: Errors) -> None:
     assert word_errors(said, heard) == expected
