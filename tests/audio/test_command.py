@@ -50,10 +50,11 @@ def test_the_packaged_default(jfk: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_files_are_written(model: str, jfk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["transcribe", jfk, "--model", model, "--output", str(tmp_path / "new" / "speech.srt")]) == 0
-    assert (tmp_path / "new" / "speech.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:0")
-    assert main(["transcribe", jfk, "--model", model, "-f", "vtt", "-o", str(tmp_path)]) == 0
-    assert (tmp_path / "jfk.vtt").read_text().startswith("WEBVTT\n\n00:00.000 --> 00:0")
+    exact = ["--model", model, "--precision", "float32", "--no-vad", "--condition-on-previous-text"]
+    assert main(["transcribe", jfk, *exact, "--output", str(tmp_path / "new" / "speech.srt")]) == 0
+    assert (tmp_path / "new" / "speech.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:07,740\nAnd so my")
+    assert main(["transcribe", jfk, *exact, "-f", "vtt", "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "jfk.vtt").read_text().startswith("WEBVTT\n\n00:00.000 --> 00:07.740\nAnd so my")
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["jfk.vtt", "new", "speech.srt"]
 
