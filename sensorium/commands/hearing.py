@@ -1,5 +1,6 @@
 """What may be asked of ``sensorium transcribe``: its options, in the groups of its help."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ import typer
 
 from core.errors import InputError
 
-__all__ = ["numbers"]
+__all__ = ["LIVE", "RECORDED", "numbers", "refuse"]
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json", "lrc", "all"]
 Task = Literal["transcribe", "translate"]
@@ -19,6 +20,17 @@ _SPEECH = "Where speech is looked for"
 _SEARCH = "How its text is found"
 _TEXT = "What the text may be"
 _LIVE = "While somebody speaks"
+
+LIVE = ("rate", "samples", "channels")
+"""Parameters that mean something with ``--stream`` only."""
+
+RECORDED = (
+    *("multilingual", "format", "output", "overwrite", "max_duration"),
+    *("word_timestamps", "highlight_words", "max_line_width", "max_line_count", "max_words_per_line"),
+    *("vad_threshold", "batch_size", "clip_timestamps", "hallucination_silence_threshold"),
+    *("compression_ratio_threshold", "carry_initial_prompt", "condition_on_previous_text", "prefix"),
+)
+"""Those that mean nothing with it: what is said is printed as text, and looked at again and again as it grows."""
 
 Files = Annotated[
     list[str] | None,
@@ -197,3 +209,11 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise InputError(f"{option} {text}: expected numbers with commas between them") from error
+
+
+def refuse(context: typer.Context, parameters: Iterable[str], why: str) -> None:
+    """Raise InputError where one of some parameters stands on the command line: its option, and then `why`."""
+    for name in parameters:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--{name.replace('_', '-')} {why}")

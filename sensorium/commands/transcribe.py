@@ -18,6 +18,7 @@ __all__ = ["transcribe"]
 
 
 def transcribe(
+    context: typer.Context,
     files: hearing.Files = None,
     model: hearing.Model = "tiny.en",
     language: hearing.Language = None,
@@ -83,6 +84,12 @@ def transcribe(
     from audio.speech import VoiceActivity
     from audio.writing import Writing
 
+    if stream is None:
+        hearing.refuse(context, hearing.LIVE, "is for --stream")
+    else:
+        hearing.refuse(context, hearing.RECORDED, "is for recordings, not for --stream")
+    if draft_model is not None and beam_size > 1:
+        raise InputError(f"--draft-model can't help to keep {beam_size} beams: leave it out, or --beam-size")
     layout = Layout(highlight_words, max_line_width, max_line_count, max_words_per_line)
     settings = Settings(
         language=None if language is None else language_code(language),
@@ -118,7 +125,7 @@ def transcribe(
 
         if files:
             raise InputError("--stream takes no files: give one or the other")
-        listen_to(stream, load, Pcm(rate, samples, channels), Live())
+        listen_to(stream, load, Pcm(rate, samples, channels), Live(pause=Live.pause if vad else None))
         return
     from sensorium.recordings import find_recordings
     from sensorium.transcribing import run

@@ -254,6 +254,7 @@ def test_damage_in_the_middle_does_not_stop_the_others(
         (["{jfk}", "--temperature", "warm"], "--temperature warm: expected numbers"),
         (["{jfk}", "--clip-timestamps", "5,3"], "clip from 5.0 s to 3.0 s"),
         (["{jfk}", "--beam-size", "0"], "must be at least 1"),
+        (["{jfk}", "--beam-size", "5", "--draft-model", "none", "--model", "none"], "can't help to keep 5 beams"),
         (["{jfk}", "--batch-size", "0"], "a batch of 0 windows"),
         (["{jfk}", "--vad-threshold", "2"], "threshold 2.0 of speech"),
         (["{jfk}", "--max-line-width", "0"], "expected at least 1"),

@@ -1,5 +1,6 @@
 """``sensorium transcribe --stream``: text while samples still come through a pipe, and an end that is clean."""
 
+import inspect
 import io
 import signal
 import subprocess
@@ -12,12 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from audio.stream import Update
+from audio.stream import Live, Update
 from audio.transcript import Word
 from audio.wer import word_error_rate
 from core.data.audio import read_audio
+from core.data.pcm import Pcm
 from core.errors import InputError
 from sensorium.cli import main
+from sensorium.commands import hearing
+from sensorium.commands.transcribe import transcribe
 from sensorium.listening import Screen
 from sensorium.microphone import microphone
 
@@ -54,12 +58,26 @@ def test_text_comes_before_the_pipe_ends(interrupted: bool, assets: Path) -> Non
         (["--stream", "talk.wav"], "--stream hears - (standard input) or mic (the microphone), not talk.wav"),
         (["--stream", "-", "talk.wav"], "--stream takes no files"),
         (["--stream", "-", "--rate", "5"], "5 samples a second: expected 1000 to 768000"),
+        (["--stream", "-", "--format", "srt"], "--format is for recordings, not for --stream"),
+        (["--stream", "-", "-o", "talk.txt"], "--output is for recordings, not for --stream"),
+        (["--stream", "-", "--clip-timestamps", "0,5"], "--clip-timestamps is for recordings"),
+        (["talk.wav", "--rate", "8000"], "--rate is for --stream"),
     ],
 )
 def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transcribe", *arguments]) == 2
     out, err = capsys.readouterr()
     assert (out, err.startswith(f"error: {message}")) == ("", True)
+
+
+def test_what_stream_knows_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {*hearing.LIVE, *hearing.RECORDED} < inspect.signature(transcribe).parameters.keys()
+    given: list[object] = []
+    monkeypatch.setattr("sensorium.listening.listen_to", lambda *arguments: given.extend(arguments))
+    assert (
+        main(["transcribe", "--stream", "-", "--no-vad", "--rate", "8000", "--samples", "u8", "--channels", "2"]) == 0
+    )
+    assert given[2:] == [Pcm(8000, "u8", 2), Live(pause=None)]
 
 
 class Terminal(io.StringIO):
