@@ -1,5 +1,6 @@
 """``sensorium export``: a model in the format that other software reads."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ Format = Literal[
 ]
 TOWERS = ("bundle", "huggingface", "open_clip", "openai")  # what a two-tower model can be written as
 WHISPER = ("bundle", "huggingface", "openai", "ctranslate2")  # and a Whisper
+NAMES = {"onnx": "model.onnx", "ctranslate2": "model.bin"}  # of a file in a folder, else model.safetensors
 
 
 def export(
@@ -24,7 +26,12 @@ def export(
             "Whisper's name"
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write; for a bundle, the folder")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="file to write, or a folder for it (my/); for a bundle, its folder"
+        ),
+    ],
     format: Annotated[
         Format | None,
         typer.Option("--format", "-f", help="names to write; by default what the output's ending says, else bundle"),
@@ -60,20 +67,19 @@ def export(
     from sensorium.towers import is_towers
     from sensorium.whispers import is_whisper
 
-    kind: Format = format or ("onnx" if output.suffix == ".onnx" else "bundle")
-    if format is None and output.suffix == ".safetensors":
+    kind: Format = format or ("onnx" if output.endswith(".onnx") else "bundle")
+    if format is None and output.endswith(".safetensors"):
         raise InputError(
             "safetensors may have the names of several: choose with --format timm, huggingface, open_clip, ..."
         )
-    if output.is_dir() and kind != "bundle":
-        raise InputError(f"{output} is a folder: name the file to write")
+    place = _place(output, kind)
     if not model.exists() and str(model) in CHECKPOINTS:
         model = find_whisper(str(model))
     if model.exists() and is_whisper(model):
-        _export_whisper(model, output, kind, precision)
+        _export_whisper(model, place, kind, precision)
         return
     if is_towers(str(model)):
-        _export_towers(model, output, kind, precision)
+        _export_towers(model, place, kind, precision)
         return
     if kind in ("open_clip", "openai"):
         raise InputError(f"{model} reads no texts, and {kind} has names for CLIP and SigLIP only")
@@ -81,18 +87,32 @@ def export(
     if kind == "onnx":
         from core.weights.onnx import write_onnx
 
-        gap = write_onnx(encoder, _example(encoder), output, names=("images", "output"))
-        print(f"{output}: ONNX Runtime's results differ by {gap:.1e} at most")
+        gap = write_onnx(encoder, _example(encoder), place, names=("images", "output"))
+        print(f"{place}: ONNX Runtime's results differ by {gap:.1e} at most")
     elif kind == "bundle":
         from sensorium.bundles import write_encoder_bundle
 
-        write_encoder_bundle(encoder, origin, output, precision)
-        print(f"{output}: a bundle; sensorium.load({str(output)!r}) opens it")
+        write_encoder_bundle(encoder, origin, place, precision)
+        print(f"{place}: a bundle; sensorium.load({str(place)!r}) opens it")
     else:
-        with replacing(output) as draft:
+        with replacing(place) as draft:
             _write(encoder, origin, draft, kind, precision)
             _compare(encoder, draft, precision)
-        print(f"{output}: safetensors with the names of {kind}, read again and compared")
+        print(f"{place}: safetensors with the names of {kind}, read again and compared")
+
+
+def _place(output: str, kind: str) -> Path:
+    """The file to write, by its usual name where a folder is given: one that is there, or whose name ends in ``/``.
+
+    Raises InputError if the folder has a file of that name: it may be the weights of another format.
+    """
+    place = Path(output)
+    if kind == "bundle" or not (place.is_dir() or output.endswith(("/", os.sep))):
+        return place
+    place /= NAMES.get(kind, "model.safetensors")
+    if place.exists():
+        raise InputError(f"{place} is there already: name the file to write")
+    return place
 
 
 def _export_whisper(model: Path, output: Path, kind: str, precision: str | None) -> None:

@@ -43,6 +43,13 @@ def test_timm_reads_it(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert (peer(images) - load(bundle)(images)).abs().max() < 1e-5
 
 
+def test_a_folder_gets_a_file(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for folder in [f"{tmp_path}/new/", f"{tmp_path}/there"]:
+        assert main(["export", str(bundle), "-f", "timm", "-o", folder]) == 0
+        assert [path.name for path in Path(folder).iterdir()] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision(bundle: Path, tmp_path: Path, precision: str) -> None:
     out = tmp_path / "half.safetensors"
@@ -84,7 +91,7 @@ def test_onnx_of_a_swin(tmp_path: Path) -> None:
 def test_what_can_not_be_written(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in [
         ([str(bundle), "-o", str(tmp_path / "x.safetensors")], "choose with --format"),
-        ([str(bundle), "-f", "timm", "-o", str(tmp_path)], "is a folder"),
+        ([str(bundle), "-f", "timm", "-o", str(bundle)], "vit/model.safetensors is there already"),
         ([str(tmp_path / "nothing"), "-o", str(tmp_path / "y")], "nothing"),
     ]:
         assert main(["export", *arguments]) == 2

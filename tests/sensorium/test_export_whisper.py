@@ -59,6 +59,14 @@ def test_a_name_will_do(trained: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert is_whisper(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("layout", ["openai", "ctranslate2"])
+def test_a_folder_is_opened_again(trained: Path, layout: str, tmp_path: Path) -> None:
+    assert main(["export", str(trained), "-f", layout, "-o", f"{tmp_path}/my/"]) == 0
+    found, expected = open_whisper(tmp_path / "my")[0], load_trained_whisper(trained)[0]
+    for key, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key], tensor, rtol=0, atol=0)
+
+
 def test_half_precision(trained: Path, tmp_path: Path) -> None:
     assert main(["export", str(trained), "-o", str(tmp_path / "half"), "--precision", "float16"]) == 0
     assert (tmp_path / "half" / "model.safetensors").stat().st_size < 15_000_000
