@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from core.data.sets import ItemSet
 from core.train.folders import write_text
 from core.train.processes import gathered_items
 
@@ -15,8 +16,9 @@ __all__ = ["TranscriptWriter"]
 class TranscriptWriter(Callback):
     """Writes ``transcripts.jsonl`` into a folder: a line for each recording, in order, on any number of processes.
 
-    Its fields are ``path``, ``text``, ``language`` and ``task``: :class:`core.data.manifest.Manifest` reads it, from
-    the folder of the recordings. The file appears when it is complete.
+    Its fields are ``path``, ``text``, ``language`` and ``task``, of a piece of a file also ``offset`` and ``duration``:
+    :class:`core.data.manifest.Manifest` reads it, from the folder of the recordings. The file appears when it is
+    complete.
 
     Args:
         folder: Where to write; made if missing.
@@ -47,7 +49,15 @@ class TranscriptWriter(Callback):
         if trainer.is_global_zero:
             items = trainer.datamodule.items("predict")  # type: ignore[attr-defined]
             lines = [
-                json.dumps({"path": items.name(index), "text": text, "language": language, "task": task})
+                json.dumps({**_place(items, index), "text": text, "language": language, "task": task})
                 for index, text, language, task in rows
             ]
             write_text(self.path, "".join(f"{line}\n" for line in lines))
+
+
+def _place(items: ItemSet[Any], index: int) -> dict[str, str | float]:
+    """The file of a recording, and which part of it, unless it is all."""
+    said = None if items.captions is None else items.captions[index]
+    offset, seconds = (None, None) if said is None or said.offset is None else (said.offset, said.seconds)
+    found = {"path": items.name(index), "offset": offset, "duration": seconds}
+    return {name: value for name, value in found.items() if value is not None}

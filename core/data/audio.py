@@ -1,7 +1,8 @@
 """Read recordings as mono float32 waveforms, a block at a time, whatever their format and sample rate.
 
 wav, flac, ogg and mp3 are read by libsndfile (soundfile); m4a, mp4, webm and others by FFmpeg (PyAV, the extra
-``media``).
+``media``). Of a damaged mp3, libmpg123 within libsndfile writes notes to stderr; libsndfile has no switch for them (its
+issue 958).
 """
 
 import io
@@ -71,20 +72,22 @@ class Recording:
         if self.promised is not None and self.promised > longest:
             raise InputError(_too_long(self.name, longest))
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Read it from the start: (samples,), float32 in [-1, 1], channels averaged.
+    def blocks(self, start: int = 0) -> Iterator[Tensor]:
+        """Read it from the start, or from a later second on: (samples,), float32 in [-1, 1], channels averaged.
 
-        Raises InputError, naming the file, when it is damaged, cut short (flac), of length 0, or lasts more than
-        `longest` seconds.
+        Raises InputError, naming the file, when it is damaged, cut short (flac), holds nothing from there on, or lasts
+        more than `longest` seconds.
         """
         empty = True
-        with _opened(self.name, self.content) as opened:
-            checked = _checked(self.name, opened.blocks, opened.rate, self.longest)
+        with _opened(self.name, self.content, start) as opened:
+            checked = _checked(self.name, opened.blocks, opened.rate, self.longest, start)
             for block in resampled(checked, opened.rate, self.rate):
                 empty = empty and not len(block)
                 yield block.clamp_(-1.0, 1.0)
         if empty:
-            raise InputError(f"{self.name} holds no audio: its length is 0 seconds")
+            raise InputError(
+                f"{self.name} holds no audio{f' beyond {start} s' if start else ': its length is 0 seconds'}"
+            )
 
 
 def read_audio(source: Source, rate: int = 16_000, longest: float = LONGEST, name: str = "audio") -> Tensor:
@@ -124,19 +127,38 @@ def _check_file(path: Path, content: bytes | BinaryIO | None) -> None:
 
 
 @contextmanager
-def _opened(path: Path, content: bytes | BinaryIO | None) -> Iterator[_Opened]:
-    """Opened by the first library that can read the file, or what is in it."""
+def _opened(path: Path, content: bytes | BinaryIO | None, start: int = 0) -> Iterator[_Opened]:
+    """Opened by the first library that can read the file, or what is in it; at a second after its start."""
     try:
         sound = _Stream(path if content is None else _rewound(content))
     except soundfile.LibsndfileError as error:
         with _opened_by_ffmpeg(path, content, _reason(error)) as opened:
-            yield opened
+            yield opened._replace(blocks=_after(opened.blocks, start * opened.rate))
         return
     with sound:
         said = 0 < sound.frames < _UNKNOWN_LENGTH
-        yield _Opened(
-            _soundfile_blocks(path, sound), sound.samplerate, sound.frames / sound.samplerate if said else None
-        )
+        first = start * sound.samplerate
+        if said:
+            blocks = _soundfile_blocks(path, sound, _sought(path, sound, first) if first else 0)
+        else:
+            blocks = _after(_soundfile_blocks(path, sound), first)
+        yield _Opened(blocks, sound.samplerate, sound.frames / sound.samplerate if said else None)
+
+
+def _sought(path: Path, sound: soundfile.SoundFile, frame: int) -> int:
+    """Pass over what comes before a frame, or everything; return how many frames that are."""
+    try:
+        return sound.seek(min(frame, sound.frames))
+    except soundfile.LibsndfileError as error:
+        raise InputError(_broken(path, frame / sound.samplerate, _reason(error))) from error
+
+
+def _after(blocks: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    """What comes after some samples, of a file in which one can't tell where they end without reading them."""
+    for block in blocks:
+        if len(block) > samples:
+            yield block[samples:]
+        samples = max(0, samples - len(block))
 
 
 def _rewound(content: bytes | BinaryIO) -> BinaryIO:
@@ -153,9 +175,9 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-def _soundfile_blocks(path: Path, sound: _Stream) -> Iterator[Tensor]:
+def _soundfile_blocks(path: Path, sound: _Stream, read: int = 0) -> Iterator[Tensor]:
+    """The rest of a file of which so many samples are `read`, or passed over."""
     frames = max(1, min(_BLOCK_SECONDS * sound.samplerate, _BLOCK_VALUES // sound.channels))
-    read = 0
     while True:
         try:
             block = sound.read(frames, dtype="float32", always_2d=True)  # (frames, channels)
@@ -212,8 +234,8 @@ def _ffmpeg_blocks(path: Path, container: Any, stream: Any) -> Iterator[Tensor]:
         raise InputError(_broken(path, read / stream.rate, _reason(error))) from error
 
 
-def _checked(path: Path, blocks: Iterable[Tensor], rate: int, longest: float) -> Iterator[Tensor]:
-    seconds = 0.0
+def _checked(path: Path, blocks: Iterable[Tensor], rate: int, longest: float, seconds: float) -> Iterator[Tensor]:
+    """The blocks that come `seconds` after the start."""
     for block in blocks:
         seconds += len(block) / rate
         if seconds > longest:

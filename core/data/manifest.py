@@ -37,7 +37,8 @@ class Manifest(AudioFormat):
     Each line of JSON, or row of a table whose first line names the columns, is a recording: its path (``path``,
     ``audio_filepath``, ``file_name``, ...; relative to the manifest's folder), its class, if it has one (``label``,
     ``keyword``, ...), and what :func:`core.data.utterance.utterance` knows of what is said: ``text``, ``segments``,
-    ``language``, ``task``, ``prompt``, ``duration``. That is NeMo's manifest, and the ``metadata.csv`` or
+    ``language``, ``task``, ``prompt``, ``duration``. One with an ``offset`` (which may be 0) is a piece of its file: it
+    begins there, and lasts ``duration`` seconds or to the end. That is NeMo's manifest, and the ``metadata.csv`` or
     ``metadata.jsonl`` of Hugging Face's ``audiofolder``.
 
     Args:

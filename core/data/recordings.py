@@ -12,6 +12,7 @@ from torch import Tensor
 from core.data.audio import LONGEST, read_audio
 from core.data.images import class_folders
 from core.data.labels import numbered
+from core.data.piece import read_piece
 from core.data.sets import ItemSet, Split
 from core.data.splits import SPLIT_NAMES
 from core.data.utterance import Utterance
@@ -49,7 +50,7 @@ class Recordings(AudioSet):
         paths: The files.
         labels: (N,) int64 classes, or None.
         classes: Names of the classes.
-        utterances: What is said in each.
+        utterances: What is said in each; one that has an offset is a piece of its file.
     """
 
     noun = "recordings"
@@ -69,11 +70,17 @@ class Recordings(AudioSet):
         return len(self.paths)
 
     def read(self, indices: Sequence[int]) -> list[Tensor]:
-        return [read_audio(self.paths[index]) for index in indices]
+        return [self._read(index) for index in indices]
 
     def name(self, index: int) -> str:
         path = self.paths[index]
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def _read(self, index: int) -> Tensor:
+        said = None if self.captions is None else self.captions[index]
+        if said is None or said.offset is None:
+            return read_audio(self.paths[index])
+        return read_piece(self.paths[index], said.offset, said.seconds)
 
 
 class Held(AudioSet):

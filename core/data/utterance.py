@@ -36,6 +36,8 @@ class Utterance:
         task: ``"transcribe"``, or ``"translate"`` where the text is a translation.
         prompt: What was said before.
         seconds: How long the recording is.
+        offset: The second at which it begins in its file, if it is a piece of that; None: it is all of it. The times
+            of `segments` count from here.
     """
 
     text: str | None = None
@@ -44,13 +46,14 @@ class Utterance:
     task: str = "transcribe"
     prompt: str | None = None
     seconds: float | None = None
+    offset: float | None = None
 
 
 def utterance(said: Mapping[str, Any], where: str, text: str | None = None) -> Utterance:
     """What a row of a manifest, a table or a ``.json`` member tells, by the usual names of its fields.
 
-    ``text``, ``language``, ``task``, ``prompt``, ``duration`` (seconds), and ``segments``: a list of ``{"start":,
-    "end":, "text":}``, perhaps as JSON in a cell.
+    ``text``, ``language``, ``task``, ``prompt``, ``duration`` and ``offset`` (seconds), and ``segments``: a list of
+    ``{"start":, "end":, "text":}``, perhaps as JSON in a cell.
 
     Args:
         said: The fields; those of other names say nothing.
@@ -67,7 +70,7 @@ def utterance(said: Mapping[str, Any], where: str, text: str | None = None) -> U
         raise InputError(f"{where}: the task is {task!r}, expected transcribe or translate")
     if words is None and segments:
         words = " ".join(segment.text.strip() for segment in segments)
-    seconds = _field(said, _SECONDS)
+    seconds, offset = _field(said, _SECONDS), _field(said, ("offset",))
     language = _field(said, _LANGUAGES)
     return Utterance(
         text=None if words is None else words.strip(),
@@ -76,6 +79,7 @@ def utterance(said: Mapping[str, Any], where: str, text: str | None = None) -> U
         task=task,
         prompt=_field(said, _PROMPTS) or None,
         seconds=None if seconds in (None, "") else _number(seconds, f"{where}: the duration"),
+        offset=None if offset in (None, "") else _number(offset, f"{where}: the offset", zero=True),
     )
 
 
@@ -98,11 +102,11 @@ def _segments(said: Any, where: str) -> tuple[Spoken, ...]:
     return found
 
 
-def _number(text: Any, what: str) -> float:
+def _number(text: Any, what: str, zero: bool = False) -> float:
     try:
         number = float(text)
     except (TypeError, ValueError):
         number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{what} is {text!r}, expected seconds above 0")
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise InputError(f"{what} is {text!r}, expected seconds {'of 0 or more' if zero else 'above 0'}")
     return number
