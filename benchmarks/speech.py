@@ -137,4 +137,6 @@ def ten_minutes() -> Case:
 
 
 if __name__ == "__main__":
+    if not FOLDER.is_dir():
+        raise SystemExit(f"error: no recordings at {FOLDER}: set SENSORIUM_ASSETS to the folder that holds speech/")
     main("speech", [sixteen_clips, ten_minutes], options(__doc__))
