@@ -20,11 +20,16 @@ from .feedforward import GatedMlp, Mlp
 from .frozen import Frozen
 from .norm import LayerNorm
 
-__all__ = ["CodedLinear", "CodedNorm", "Ranges", "coded", "observed"]
+__all__ = ["CodedLinear", "CodedNorm", "Ranges", "coded", "has_codes", "observed"]
 
 TINY = 1e-12
 MIDDLE = 128  # the integer that means 0 where both signs occur: oneDNN has no fast kernel for signed inputs without AMX
 LOWEST_GELU = 0.17  # GELU is nowhere below -0.17
+
+
+def has_codes() -> bool:
+    """Whether PyTorch has the 8-bit layers of oneDNN for this processor."""
+    return "onednn" in torch.backends.quantized.supported_engines
 
 
 class Ranges:

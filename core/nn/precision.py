@@ -12,13 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from core.errors import InputError
+
 from . import kernels
 from .attention import Attention
 from .blocked import blocked
 from .branch import folded, joined
 from .frozen import Frozen
-from .int8 import coded, observed
-from .rowwise import Int8Linear
+from .int8 import coded, has_codes, observed
+from .rowwise import Int8Linear, has_integers
 
 __all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
 
@@ -85,16 +87,19 @@ def fast(
             are computed in bfloat16.
 
     Raises:
-        ValueError: if the precision is not one of these, or ``int8`` is asked of another device than a processor.
+        InputError: if the precision is not one of these, or ``int8`` is asked of another device than a processor, or
+            of one for which PyTorch has no such layers.
     """
     choices = ("auto", "float32", "bfloat16", "int8")
     if precision not in choices:
-        raise ValueError(f"no precision {precision!r}: choose one of {', '.join(choices)}")
+        raise InputError(f"no precision {precision!r}: choose one of {', '.join(choices)}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if precision == "auto":
         precision = "bfloat16" if _native(device) else "float32"
     if precision == "int8" and device.type != "cpu":
-        raise ValueError(f"int8 is for processors, but the model is on {device.type}: choose bfloat16")
+        raise InputError(f"int8 is for processors, but the model is on {device.type}: choose bfloat16")
+    if precision == "int8" and not (has_integers() if calibrate is None else has_codes()):
+        raise InputError("this PyTorch has no 8-bit layers for this processor: choose auto, bfloat16 or float32")
     model = folded(copy.deepcopy(model).eval().requires_grad_(False))
 
     def chosen(name: str, linear: nn.Linear) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.data.idx import read_idx
+from core.errors import InputError
 from core.nn.int8 import MIDDLE, CodedNorm
 from core.nn.precision import Int8Linear, PackedLinear, fast
 from vision.vit import ViT, ViTConfig
@@ -153,5 +155,15 @@ def test_what_fast_models_refuse():
         with pytest.raises(TypeError, match="exact model"):
             torch.save(quick, io.BytesIO())
     assert type(fast(model, "int8", skip=("2",))[2]) is nn.Linear
-    with pytest.raises(ValueError, match="choose one of auto"):
+    with pytest.raises(InputError, match="choose one of auto"):
         fast(model, "fp8")
+
+
+@pytest.mark.parametrize(("engines", "examples"), [(["qnnpack"], False), (["qnnpack", "onednn"], False), ([], True)])
+def test_integers_that_are_missing_are_told(
+    engines: list[str], examples: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PyTorch is built for other processors: with neither FBGEMM nor oneDNN, or with one of them."""
+    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(supported_engines=engines))
+    with pytest.raises(InputError, match="no 8-bit layers for this processor: choose auto, bfloat16 or float32"):
+        fast(nn.Linear(8, 8), "int8", calibrate=torch.zeros(2, 8) if examples else None)
