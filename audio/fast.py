@@ -1,7 +1,7 @@
 """Whisper made fast for inference on the device that it is on.
 
-On a processor the encoder computes in bfloat16, the decoder's linear layers in 8-bit integers with a scale for each
-token: what is heard in a window stays the same whatever is heard beside it.
+On a processor linear layers compute in 8-bit integers with a scale for each token, or those of the encoder in bfloat16:
+what is heard in a window stays the same whatever is heard beside it.
 """
 
 from typing import Literal
@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from audio.fast_encoder import TiledEncoder
 from audio.flat import FlatDecoder
 from audio.whisper import AudioEncoder, Whisper
+from core import simd
 from core.errors import InputError
 from core.nn import Attention, Ctx, Out
 from core.nn.blocked import blocked
@@ -70,10 +72,12 @@ def fast_whisper(model: Whisper, precision: Precision = "auto") -> Whisper:
 
 
 def _fast_encoder(encoder: AudioEncoder) -> nn.Module:
-    """In bfloat16 where the processor has it: as fast as integers here, and a third of their error."""
+    """In 8-bit integers where they are much faster than bfloat16, which has half of their error."""
     for module in encoder.modules():
         if isinstance(module, Attention):
             module.kernel = blocked
+    if simd.available():
+        return TiledEncoder(encoder)
     if torch.cpu._is_avx512_bf16_supported():
         return fast(encoder, "bfloat16")
     replaced(encoder, Int8Linear, lambda name, linear: True)

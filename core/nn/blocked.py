@@ -1,13 +1,15 @@
 """Attention for inference on a processor: bfloat16 matrix products over blocks of queries whose scores stay in cache.
 
 PyTorch's fused attention gains nothing from bfloat16 without AMX, and with a single query (decoding) it loses to plain
-products.
+products. Where there is :mod:`core.simd`, it takes what has more than a few queries.
 """
 
 from itertools import product
 
 import torch
 from torch import Tensor
+
+from core import simd
 
 from . import kernels
 from .mask import Sight
@@ -31,6 +33,10 @@ def blocked(
         return kernels.attend(q, k.to(q.dtype), v.to(q.dtype), sight, bias, scale)
     rows, heads, length, width = q.shape
     scale = width**-0.5 if scale is None else scale
+    if simd.available() and length > FEW and width % 2 == 0:
+        from core.simd.attention import attend
+
+        return attend(q, k, v, scale).to(q.dtype)
     asked, keys, values = (t.to(torch.bfloat16).contiguous() for t in (q * scale, k, v))
     together = SCORES // (min(length, QUERIES) * k.shape[2])  # heads
     if length <= FEW or rows * heads <= together:

@@ -21,6 +21,7 @@ from .branch import folded, joined
 from .frozen import Frozen
 from .int8 import coded, has_codes, observed
 from .rowwise import Int8Linear, has_integers
+from .tiled import int8_linear
 
 __all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
 
@@ -119,7 +120,7 @@ def fast(
             if isinstance(module, Attention) and module.kernel is kernels.attend:
                 module.kernel = blocked
     if precision == "int8" and calibrate is None:
-        return replaced(model, Int8Linear, chosen)
+        return joined(replaced(model, int8_linear, chosen))
     if _packs(torch.float32 if precision == "float32" else torch.bfloat16):
         replaced(model, PackedLinear, chosen)
     return joined(model)

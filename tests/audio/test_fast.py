@@ -67,6 +67,7 @@ def test_logits_equal_the_exact_ones_with_and_without_a_cache(pair):
 def test_a_window_is_decoded_as_alone(pair):
     _, quick = pair
     audio = encoded(quick, 5)
+    torch.testing.assert_close(encoded(quick, 1), audio[:1], rtol=0.02, atol=0.02)
     tokens = torch.randint(0, SMALL.vocab, (5, 4))
     together, alone = quick.new_cache(), quick.new_cache()
     for part in tokens.split([2, 1, 1], dim=1):

@@ -14,6 +14,7 @@ from core.data.idx import read_idx
 from core.errors import InputError
 from core.nn.int8 import MIDDLE, CodedNorm
 from core.nn.precision import Int8Linear, PackedLinear, fast
+from core.nn.tiled import int8_linear
 from vision.vit import ViT, ViTConfig
 
 
@@ -146,7 +147,11 @@ def test_inputs_beyond_the_examples_saturate():
 
 def test_what_fast_models_refuse():
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
-    for precision, kind in (("float32", PackedLinear), ("bfloat16", PackedLinear), ("int8", Int8Linear)):
+    for precision, kind in (
+        ("float32", PackedLinear),
+        ("bfloat16", PackedLinear),
+        ("int8", type(int8_linear(model[0]))),
+    ):
         quick = fast(model, precision)
         assert isinstance(quick[0], kind)
         assert type(model[0]) is nn.Linear
