@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from audio.draft import Draft
+from audio.silence import Silence
 from audio.tokenizer import Task, Tokenizer
 from audio.whisper import Whisper
 from audio.writing import Writing, whisper_rules
 from core.data.order import keys, uniforms
 from core.errors import InputError
 from core.generate import Drawn, FirstFinished, Hypothesis, Rejection, Rule, beam_search, generate, speculate
+from core.nn import Ctx, Memory
 
 __all__ = ["Decoder", "DecodingResult", "Search", "compression_ratio"]
 
@@ -72,6 +74,7 @@ class Decoder:
         rules: by default those of `writing`.
         writing: what the text may be.
         draft: tries tokens in advance where no beams are kept: the same text, sooner.
+        silence: how much of the silence after a recording is encoded; by default all.
 
     Raises:
         InputError: for a draft of another vocabulary, and tokens to be suppressed that there are none of.
@@ -85,6 +88,7 @@ class Decoder:
         *,
         writing: Writing = Writing(),
         draft: Draft | None = None,
+        silence: Silence = Silence(one_of=1),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -93,21 +97,25 @@ class Decoder:
         self.context = model.config.text_context
         hotwords = (writing.hotwords or "").strip()
         self.hotwords = tokenizer.encode(" " + hotwords) if hotwords else []
+        self.silence = silence
         self.draft = draft
         if draft is not None:
             draft.check(model)
         self.one_encoder = draft is None or draft.hears_like(model)
 
     @torch.inference_mode()
-    def encode(self, mel: Tensor) -> Tensor:
-        """Log-mel windows (B, mels, frames), on any device, to the audio (B, S, D) that `__call__` takes.
+    def encode(self, mel: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """Log-mel windows (B, mels, T), on any device, to the audio (B, S, D) that `__call__` takes.
 
-        What a draft with an encoder of its own hears lies behind what the model hears, along D.
+        What a draft with an encoder of its own hears lies behind what the model hears, along D. `frames` of each window
+        hold audio, silence follows them; by default all.
         """
+        frames = [mel.shape[-1]] * len(mel) if frames is None else frames
         models = [self.model] if self.draft is None or self.one_encoder else [self.model, self.draft.model]
         weights = [next(model.parameters()) for model in models]
         heard = [
-            model.encode(mel.to(weight.device, weight.dtype)) for model, weight in zip(models, weights, strict=True)
+            self.silence.encode(model, mel.to(weight.device, weight.dtype), frames)
+            for model, weight in zip(models, weights, strict=True)
         ]
         own, *others = heard
         return torch.cat([own, *(part.to(own.device, own.dtype) for part in others)], -1) if others else own
@@ -268,10 +276,13 @@ class _WhisperStep:
         self.after_sot: Tensor | None = None  # (B, V)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        logits = self.model.decode(tokens, self.audio, self.cache).x
+        decoder = self.model.decoder
+        states = decoder.states(tokens, Ctx(memory=Memory(self.audio), cache=self.cache)).x
         self.rows = len(tokens)
-        if self.after_sot is None:
-            self.after_sot = logits[:, self.sot_index].float().softmax(dim=-1)
+        if self.after_sot is not None:
+            return decoder.logits(states)
+        logits = decoder.logits(states[:, self.sot_index :])  # nobody asks what follows the text before
+        self.after_sot = logits[:, 0].float().softmax(dim=-1)
         return logits
 
     def repeat(self, times: int) -> None:

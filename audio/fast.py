@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from audio.compiled import CompiledDecoder
 from audio.fast_encoder import TiledEncoder
-from audio.flat import FlatDecoder
 from audio.whisper import AudioEncoder, Whisper
 from core import simd
 from core.errors import InputError
@@ -67,7 +67,7 @@ def fast_whisper(model: Whisper, precision: Precision = "auto") -> Whisper:
     if precision != "int8":
         return model.to(torch.float16 if precision == "float16" else torch.bfloat16)
     model.encoder = _fast_encoder(model.encoder)  # type: ignore[assignment]
-    model.decoder = FlatDecoder(model.decoder)  # type: ignore[assignment]
+    model.decoder = CompiledDecoder(model.decoder)  # type: ignore[assignment]
     return model
 
 

@@ -27,7 +27,7 @@ from core.nn import (
     sinusoids,
 )
 
-__all__ = ["AudioEncoder", "TextDecoder", "Whisper", "WhisperConfig"]
+__all__ = ["AudioEncoder", "TextDecoder", "Whisper", "WhisperConfig", "placed"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,21 @@ class AudioEncoder(nn.Module):
     def forward(self, mel: Tensor, ctx: Ctx = Ctx()) -> Out:
         """Encode log-mel frames (B, mels, frames) -> (B, frames / 2, audio_dim), with the notes of the stack.
 
+        Of positions (1, L) in ``ctx.tokens.coords`` only these are encoded: (B, L, audio_dim).
+
         Raises:
             ValueError: if there are more frames than positions.
         """
         x = F.gelu(self.conv1(mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)  # (B, D, frames / 2) -> (B, frames / 2, D)
-        x, notes = self.blocks(self.positions(x), ctx)
+        x, notes = self.blocks(placed(x, self.positions, ctx), ctx)
         return Out(self.norm(x), notes)
+
+
+def placed(x: Tensor, positions: FixedPositions, ctx: Ctx) -> Tensor:
+    """Add positions to x (B, L, D); where the context has coordinates (1, K), only these stay: (B, K, D)."""
+    coords = ctx.tokens.coords
+    return positions(x) if coords is None else positions(x[:, coords[0]], coords)
 
 
 class TextDecoder(nn.Module):
@@ -123,10 +131,14 @@ class TextDecoder(nn.Module):
             ValueError: if the tokens, with those in the cache, are more than the positions.
         """
         x, notes = self.states(tokens, ctx)
-        return Out(self.tokens.logits(x), notes)
+        return Out(self.logits(x), notes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map states (..., text_dim) to logits (..., vocab)."""
+        return self.tokens.logits(x)
 
     def states(self, tokens: Tensor, ctx: Ctx) -> Out:
-        """Return what the logits are made of, (B, L, text_dim): training needs the logits of a few tokens only.
+        """Return what :meth:`logits` are made of, (B, L, text_dim): mostly those of a few tokens are needed only.
 
         Raises:
             ValueError: if the tokens, with those in the cache, are more than the positions.

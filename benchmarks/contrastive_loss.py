@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from benchmarks.harness import Case, Contender, main, options, peak
+from benchmarks.apart import peak
+from benchmarks.harness import Case, Contender, main, options
 from multimodal.losses import info_nce, siglip
 
 NAME = "contrastive_loss"

@@ -1,4 +1,4 @@
-"""A fair race: ours and the peers in one process, interleaved, with an output check and a ratio in every row.
+"""A fair race: ours and the peers on one machine, interleaved, with an output check and a ratio in every row.
 
 A benchmark file has one function a job, which builds a `Case`, and hands them to `main`::
 
@@ -15,13 +15,11 @@ whole run.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Case", "Contender", "Measurement", "difference", "main", "measure", "options", "peak", "write"]
+from benchmarks.apart import peak, timed
+
+__all__ = ["Case", "Contender", "Measurement", "difference", "main", "measure", "options", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "sensorium"
@@ -142,32 +142,6 @@ def measure(case: Case, repeats: int = 7, warmup: int = 2) -> list[Measurement]:
     finally:
         gc.enable()
     return found
-
-
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds for one run."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def peak(run: Callable[[], Any]) -> float | None:
-    """MiB that one run needs at most beside what is held before it; None where the system doesn't tell (Linux does)."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what others left behind would hide what the run needs
-    before = resident("VmRSS")
-    reset.write_text("5")  # the peak starts anew
-    run()
-    return (resident("VmHWM") - before) / 2**20
-
-
-def resident(field: str) -> int:
-    """Bytes of this process's memory: ``VmRSS`` now, ``VmHWM`` at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def ratio(measured: Measurement, rows: Iterable[Measurement]) -> float:

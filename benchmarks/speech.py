@@ -9,7 +9,7 @@ The output that is compared is the share of words that were heard right: it may 
 import csv
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from audio.checkpoints import find_whisper
 from audio.mel import SAMPLE_RATE
 from audio.weights import load_whisper
 from audio.wer import word_error_rate
+from benchmarks.apart import Apart
 from benchmarks.harness import Case, Contender, main, options
 from benchmarks.whisper import openai_whisper
 from core.data.audio import read_audio
@@ -61,12 +62,38 @@ def long_recording() -> tuple[Tensor, str]:
     return torch.cat(waves), " ".join(said)
 
 
-@cache
-def faster_whisper(kind: str, threads: int) -> Any:
+def faster_whisper(kind: str) -> Any:
     """faster-whisper in float32 or int8."""
     from faster_whisper import WhisperModel
 
-    return WhisperModel(str(find_whisper("tiny.en")), device="cpu", compute_type=kind, cpu_threads=threads)
+    return WhisperModel(
+        str(find_whisper("tiny.en")), device="cpu", compute_type=kind, cpu_threads=torch.get_num_threads()
+    )
+
+
+def faster_clips(kind: str) -> Callable[[], list[float]]:
+    """Each clip alone by faster-whisper, for a process apart."""
+    model = faster_whisper(kind)
+
+    def hear(path: str) -> str:
+        segments, _ = model.transcribe(path, beam_size=1, language="en")
+        return "".join(segment.text for segment in segments)
+
+    return each(hear)
+
+
+def faster_long(kind: str) -> Callable[[], list[float]]:
+    """The long recording by faster-whisper, for a process apart."""
+    from faster_whisper import BatchedInferencePipeline
+
+    pipeline = BatchedInferencePipeline(faster_whisper(kind))
+    wave, said = long_recording()
+
+    def run() -> list[float]:
+        segments, _ = pipeline.transcribe(wave.numpy(), beam_size=1, language="en", batch_size=8)
+        return right([said], ["".join(segment.text for segment in segments)])
+
+    return run
 
 
 def right(said: Sequence[str], heard: Sequence[str]) -> list[float]:
@@ -74,21 +101,15 @@ def right(said: Sequence[str], heard: Sequence[str]) -> list[float]:
     return [1 - word_error_rate(list(said), list(heard))]
 
 
+def each(hear: Callable[[str], str]) -> Callable[[], list[float]]:
+    """What hears all clips, one after the other."""
+    return lambda: right([clip.said for clip in clips()], [hear(str(clip.path)) for clip in clips()])
+
+
 def sixteen_clips() -> Case:
     """Each clip alone, one after the other."""
-    threads = torch.get_num_threads()
     ours = sensorium.load("tiny.en")
     theirs = openai_whisper(load_whisper(find_whisper("tiny.en"))[0])
-
-    def each(hear: Callable[[str], str]) -> Callable[[], list[float]]:
-        return lambda: right([clip.said for clip in clips()], [hear(str(clip.path)) for clip in clips()])
-
-    def faster(kind: str) -> Callable[[str], str]:
-        def hear(path: str) -> str:
-            segments, _ = faster_whisper(kind, threads).transcribe(path, beam_size=1, language="en")
-            return "".join(segment.text for segment in segments)
-
-        return hear
 
     return Case(
         f"Whisper tiny.en, {len(clips())} clips",
@@ -99,8 +120,10 @@ def sixteen_clips() -> Case:
                 each(lambda path: str(theirs.transcribe(read_audio(path, SAMPLE_RATE).numpy(), fp16=False)["text"])),
                 tolerance=0.02,  # it writes without voice activity
             ),
-            Contender("faster-whisper fp32", each(faster("float32")), tolerance=0.02),  # against its own int8
-            Contender("faster-whisper int8", each(faster("int8"))),
+            Contender(
+                "faster-whisper fp32", Apart(partial(faster_clips, "float32")), tolerance=0.02
+            ),  # against its own int8
+            Contender("faster-whisper int8", Apart(partial(faster_clips, "int8"))),
         ],
         unit="ms/clip",
         items=len(clips()),
@@ -111,23 +134,15 @@ def sixteen_clips() -> Case:
 
 def ten_minutes() -> Case:
     """A long recording, eight windows at once."""
-    from faster_whisper import BatchedInferencePipeline
-
-    threads = torch.get_num_threads()
     wave, said = long_recording()
     ours = sensorium.load("tiny.en")
-
-    def faster(kind: str) -> list[float]:
-        pipeline = BatchedInferencePipeline(faster_whisper(kind, threads))
-        segments, _ = pipeline.transcribe(wave.numpy(), beam_size=1, language="en", batch_size=8)
-        return right([said], ["".join(segment.text for segment in segments)])
 
     return Case(
         "Whisper tiny.en, 10 minutes, batch 8",
         [
             Contender("sensorium", lambda: right([said], [ours(wave).text])),
-            Contender("faster-whisper batched fp32", lambda: faster("float32"), tolerance=0.02),
-            Contender("faster-whisper batched int8", lambda: faster("int8")),
+            Contender("faster-whisper batched fp32", Apart(partial(faster_long, "float32")), tolerance=0.02),
+            Contender("faster-whisper batched int8", Apart(partial(faster_long, "int8"))),
         ],
         unit="s of audio/s",
         items=round(len(wave) / SAMPLE_RATE),

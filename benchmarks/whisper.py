@@ -9,15 +9,18 @@ is plainly called sensorium is what users get by default (`audio.fast`). Real sp
 import copy
 import logging
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from audio.fast import fast_whisper
 from audio.weights import HUGGING_FACE, OPENAI
 from audio.whisper import Whisper, WhisperConfig
+from benchmarks.apart import Apart
 from benchmarks.harness import Case, Contender, main, options
 from core.generate.search import generate
 
@@ -33,18 +36,15 @@ class Models(NamedTuple):
     ours: Whisper
     fast: Whisper
     openai: Any
-    ct2_float32: Any
-    ct2_int8: Any
 
 
-@cache
-def models(threads: int) -> Models:
-    """Build Hugging Face's model with random weights and bring it into the others."""
+def random_weights() -> Any:
+    """Hugging Face's model with random weights, which are the same in any process."""
     from transformers import WhisperConfig as TheirConfig
     from transformers import WhisperForConditionalGeneration
 
     torch.manual_seed(0)
-    source = WhisperForConditionalGeneration(
+    return WhisperForConditionalGeneration(
         TheirConfig(
             vocab_size=BASE.vocab,
             d_model=BASE.audio_dim,
@@ -56,10 +56,14 @@ def models(threads: int) -> Models:
             decoder_ffn_dim=4 * BASE.text_dim,
         )
     ).eval()
+
+
+@cache
+def models() -> Models:
+    """The weights in our implementation and in OpenAI's."""
     ours = Whisper(BASE).eval()
-    ours.load_state_dict(HUGGING_FACE.load(source.state_dict()))
-    fast = fast_whisper(copy.deepcopy(ours))
-    return Models(ours, fast, openai_whisper(ours), *ctranslate2_whisper(source, threads))
+    ours.load_state_dict(HUGGING_FACE.load(random_weights().state_dict()))
+    return Models(ours, fast_whisper(copy.deepcopy(ours)), openai_whisper(ours))
 
 
 def openai_whisper(ours: Whisper) -> Any:
@@ -106,23 +110,48 @@ class SpecialTokens:
         return int(self.ids[token])
 
 
-def ctranslate2_whisper(source: Any, threads: int) -> tuple[Any, Any]:
-    """CTranslate2's implementation in float32 and in int8."""
+def ctranslate2_whisper(kind: str) -> Any:
+    """CTranslate2's implementation, float32 or int8."""
     import ctranslate2
     from ctranslate2.converters.transformers import WhisperLoader
 
     ctranslate2.set_log_level(logging.ERROR)
+    source = random_weights()
     source.generation_config.suppress_tokens = source.generation_config.begin_suppress_tokens = []
     specification = WhisperLoader()(source, SpecialTokens())
     specification.validate()
     specification.optimize()
+    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         specification.save(folder)
-        float32, int8 = (
-            ctranslate2.models.Whisper(folder, device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1)
-            for kind in ("float32", "int8")
+        return ctranslate2.models.Whisper(
+            folder, device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1
         )
-    return float32, int8
+
+
+def ctranslate2_encoder(kind: str) -> Callable[[], Any]:
+    """What encodes :func:`mel`, for a process apart."""
+    model, given = ctranslate2_whisper(kind), stored(mel())
+    return lambda: np.array(model.encode(given, to_cpu=True))
+
+
+def ctranslate2_decoder(kind: str, windows: int, audio: np.ndarray) -> Callable[[], Any]:
+    """What writes `TOKENS` tokens about encoded audio (1, S, D) for each of so many windows, for a process apart."""
+    model, given = ctranslate2_whisper(kind), stored(torch.from_numpy(audio).repeat(windows, 1, 1))
+
+    def run() -> list[int]:
+        # it counts half of max_length as new tokens
+        found = model.generate(
+            given,
+            [list(PROMPT)] * windows,
+            beam_size=1,
+            max_length=2 * TOKENS,
+            suppress_blank=False,
+            suppress_tokens=[],
+        )
+        return [len(row.sequences_ids[0]) for row in found]
+
+    return run
 
 
 def mel() -> Tensor:
@@ -139,11 +168,8 @@ def stored(x: Tensor) -> Any:
 
 def encoder() -> Case:
     """30 s of audio through the encoder."""
-    import numpy as np
-
-    every = models(torch.get_num_threads())
+    every = models()
     frames = mel()
-    given = stored(frames)
     typed = next(every.fast.encoder.parameters()).dtype
     return Case(
         "Whisper base, encoder, 30 s",
@@ -151,8 +177,8 @@ def encoder() -> Case:
             Contender("sensorium", lambda: every.fast.encode(frames.to(typed)), tolerance=0.1),
             Contender("sensorium fp32", lambda: every.ours.encode(frames)),
             Contender("openai-whisper fp32", lambda: every.openai.encoder(frames)),
-            Contender("CTranslate2 fp32", lambda: np.array(every.ct2_float32.encode(given, to_cpu=True))),
-            Contender("CTranslate2 int8", lambda: np.array(every.ct2_int8.encode(given, to_cpu=True)), tolerance=0.1),
+            Contender("CTranslate2 fp32", Apart(partial(ctranslate2_encoder, "float32"))),
+            Contender("CTranslate2 int8", Apart(partial(ctranslate2_encoder, "int8")), tolerance=0.1),
         ],
         tolerance=1e-4,
         reference=2,
@@ -172,9 +198,10 @@ def greedy_decode_of_eight() -> Case:
 def _decode(windows: int) -> Case:
     from whisper.decoding import DecodingOptions, decode
 
-    every = models(torch.get_num_threads())
-    audio = every.openai.encoder(mel()).repeat(windows, 1, 1)
-    given, halved = stored(audio), audio.to(torch.bfloat16)
+    every = models()
+    heard = every.openai.encoder(mel())
+    audio = heard.repeat(windows, 1, 1)
+    halved = audio.to(torch.bfloat16)
     plain = DecodingOptions(
         language="en",
         temperature=0.0,
@@ -191,17 +218,8 @@ def _decode(windows: int) -> Case:
         found = generate(lambda new: model.decode(new, heard, cache).x, prompt, stop=STOP, limit=TOKENS)
         return [len(row.tokens) for row in found]
 
-    def ctranslate2(model: Any) -> list[int]:
-        # it counts half of max_length as new tokens
-        found = model.generate(
-            given,
-            [list(PROMPT)] * windows,
-            beam_size=1,
-            max_length=2 * TOKENS,
-            suppress_blank=False,
-            suppress_tokens=[],
-        )
-        return [len(row.sequences_ids[0]) for row in found]
+    def ctranslate2(kind: str) -> Apart:
+        return Apart(partial(ctranslate2_decoder, kind, windows, heard.numpy()))
 
     # random weights hold no text to compare: that all write as many tokens is what the comparison needs
     return Case(
@@ -210,8 +228,8 @@ def _decode(windows: int) -> Case:
             Contender("sensorium", lambda: ours(every.fast, halved)),
             Contender("sensorium fp32", lambda: ours(every.ours, audio)),
             Contender("openai-whisper fp32", lambda: [len(r.tokens) for r in decode(every.openai, audio, plain)]),
-            Contender("CTranslate2 fp32", lambda: ctranslate2(every.ct2_float32)),
-            Contender("CTranslate2 int8", lambda: ctranslate2(every.ct2_int8)),
+            Contender("CTranslate2 fp32", ctranslate2("float32")),
+            Contender("CTranslate2 int8", ctranslate2("int8")),
         ],
         unit="ms/token",
         items=TOKENS * windows,

@@ -18,8 +18,8 @@ __all__ = ["Hypothesis", "Step", "generate"]
 Step = Callable[[Tensor], Tensor]
 """A model together with its key/value cache, made anew for each call of `generate`.
 
-It gives the logits (B, L, V) for what follows each of tokens (B, L), which come after all tokens of earlier calls. The
-logits are the caller's to change.
+It gives the logits (B, L, V) for what follows each of tokens (B, L), which come after all tokens of earlier calls. Of a
+prompt's tokens the first may be left out: what follows them is known. The logits are the caller's to change.
 """
 
 

@@ -7,12 +7,11 @@ all rows; so that each has its own, rows are brought to the same largest magnitu
 import warnings
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frozen import Frozen
 
-__all__ = ["Int8Embedding", "Int8Linear", "has_integers", "prefers_integers"]
+__all__ = ["Int8Linear", "has_integers", "prefers_integers"]
 
 SMALL = 8192  # numbers: below, the count of the operations costs more than the numbers do
 TINY = 1e-12
@@ -67,27 +66,3 @@ def _largest(rows: Tensor) -> Tensor:
     if rows.numel() <= SMALL:
         return torch.linalg.vector_norm(rows, torch.inf, 1, True).clamp_min_(TINY)
     return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_min_(TINY)
-
-
-class Int8Embedding(nn.Module):
-    """A :class:`core.nn.tied.TiedEmbedding` whose table is bfloat16, and 8-bit integers as the output layer.
-
-    Args:
-        embedding: the one that it approximates.
-    """
-
-    def __init__(self, embedding: nn.Embedding) -> None:
-        super().__init__()
-        self.table = embedding.weight.detach().to(torch.bfloat16)
-        out = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
-        out.weight = embedding.weight
-        self.out = Int8Linear(out)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (...) to (..., dim), float32."""
-        return F.embedding(tokens, self.table).float()
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Map (..., dim) to (..., vocab)."""
-        y: Tensor = self.out(x)
-        return y

@@ -172,11 +172,10 @@ def test_what_may_be_written_equals_openai(
 def fed(decoder: Decoder, **options: list[int]) -> list[int]:
     """What the model is first shown."""
     shown: list[list[int]] = []
-    decode = decoder.model.decode
+    text = decoder.model.decoder
+    states = text.states
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            decoder.model, "decode", lambda tokens, *rest: shown.append(tokens[0].tolist()) or decode(tokens, *rest)
-        )
+        patch.setattr(text, "states", lambda tokens, ctx: shown.append(tokens[0].tolist()) or states(tokens, ctx))
         decoder(torch.zeros(1, 1500, 64), "en", **options)
     return shown[0]
 

@@ -1,0 +1,105 @@
+"""Attention of a few new tokens: to those before them, and to a memory of 8-bit integers."""
+
+import numpy as np
+from numba import prange
+
+from .compiled import compiled, in_parallel
+from .pointwise import exp
+
+__all__ = ["look_around", "look_back"]
+
+F = np.float32
+
+
+@compiled
+def _softmax(scores):  # type: ignore[no-untyped-def]
+    """Probabilities of scores (S,), in place."""
+    most = F(-np.inf)
+    for t in range(len(scores)):
+        most = max(most, scores[t])
+    for t in range(len(scores)):
+        scores[t] = exp(scores[t] - most)
+    total = F(0)
+    for t in range(len(scores)):
+        total += scores[t]
+    scale = F(1) / total
+    for t in range(len(scores)):
+        scores[t] *= scale
+
+
+@compiled
+def _scores(q, keys, scores):  # type: ignore[no-untyped-def]
+    """Products of a query (d,) with keys (S, d), of any type."""
+    for t in range(len(scores)):
+        key = keys[t]
+        total = F(0)
+        for k in range(len(q)):
+            total += q[k] * F(key[k])
+        scores[t] = total
+
+
+@compiled
+def _weighed(weights, values, out):  # type: ignore[no-untyped-def]
+    """The sum (d,) of values (S, d), of any type, by weights (S,): four at a time, to write it less often."""
+    out[:] = F(0)
+    t = 0
+    while t + 4 <= len(weights):
+        w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        v0, v1, v2, v3 = values[t], values[t + 1], values[t + 2], values[t + 3]
+        for k in range(len(out)):
+            out[k] += (w0 * F(v0[k]) + w1 * F(v1[k])) + (w2 * F(v2[k]) + w3 * F(v3[k]))
+        t += 4
+    while t < len(weights):
+        for k in range(len(out)):
+            out[k] += weights[t] * F(values[t, k])
+        t += 1
+
+
+@in_parallel
+def look_back(q, keys, values, start, out):  # type: ignore[no-untyped-def]
+    """Causal self-attention of new tokens.
+
+    Args:
+        q: queries (B, L, h, d) with the scale of the scores in them.
+        keys, values: (B, groups, room, d) of the tokens before and of the new ones, which lie at `start` and after it.
+        start: how many tokens there were before.
+        out: (B, L, h, d), written.
+    """
+    rows, length, heads, _ = q.shape
+    share = heads // keys.shape[1]
+    for item in prange(rows * heads):
+        row, head = item // heads, item % heads
+        buffer = np.empty(start + length, np.float32)
+        for i in range(length):
+            scores = buffer[: start + i + 1]
+            _scores(q[row, i, head], keys[row, head // share], scores)
+            _softmax(scores)
+            _weighed(scores, values[row, head // share], out[row, i, head])
+
+
+@in_parallel
+def look_around(q, memory, places, out):  # type: ignore[no-untyped-def]
+    """Attention to a memory, of which several rows may see the same.
+
+    Args:
+        q: queries (B, L, h, d) with the scale of the scores in them.
+        memory: keys and values, a `core.native.memory.Memory`.
+        places: which memory each row sees, (B,).
+        out: (B, L, h, d), written.
+    """
+    keys, key_scales, values, value_scales = memory
+    rows, length, heads, _ = q.shape
+    for item in prange(keys.shape[0] * heads):
+        place, head = item // heads, item % heads
+        scores = np.empty(keys.shape[2], np.float32)
+        for row in range(rows):
+            if places[row] != place:
+                continue
+            for i in range(length):
+                _scores(q[row, i, head], keys[place, head], scores)
+                for t in range(len(scores)):
+                    scores[t] *= key_scales[place, head, t]
+                _softmax(scores)
+                for t in range(len(scores)):
+                    scores[t] *= value_scales[place, head, t]
+                _weighed(scores, values[place, head], out[row, i, head])

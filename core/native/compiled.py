@@ -1,0 +1,40 @@
+"""How functions are compiled, and on how many threads they run."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numba
+import torch
+
+__all__ = ["compiled", "in_parallel", "one_at_a_time"]
+
+# Sums may be reordered into vectors. Infinities and NaN keep their meaning: diverged weights must show.
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+
+MOST_THREADS = numba.get_num_threads()  # before anybody has asked for fewer
+
+_lock = threading.Lock()
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function of arrays at its first call; the result is kept on disk for later processes."""
+    return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True, cache=True)(function)
+
+
+def in_parallel(function: Callable[..., Any]) -> Any:
+    """As :func:`compiled`, with its ``prange`` loops spread over the threads of :func:`one_at_a_time`."""
+    return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True, cache=True, parallel=True)(function)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[int]:
+    """Run parallel functions on as many threads as PyTorch has, which is given.
+
+    One caller at a time: not all of the thread pools that numba may find allow more.
+    """
+    threads = min(torch.get_num_threads(), MOST_THREADS)
+    with _lock:
+        numba.set_num_threads(threads)
+        yield threads

@@ -1,0 +1,123 @@
+"""The compiled kernels against PyTorch in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.native import (
+    Memory,
+    Norm,
+    StepCache,
+    Weight,
+    gelu,
+    layer_norm,
+    linear,
+    linear_gelu,
+    look_around,
+    look_back,
+    one_at_a_time,
+)
+from core.native.pointwise import exp
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_exp_and_gelu() -> None:
+    x = np.linspace(-86, 0, 10_001, dtype=np.float32)
+    found = np.array([exp(value) for value in x])
+    assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+    assert exp(np.float32(-np.inf)) < 2e-38
+    assert np.isnan(exp(np.float32(np.nan)))
+    row = np.linspace(-12, 12, 10_001, dtype=np.float32)
+    expected = F.gelu(torch.from_numpy(row.astype(np.float64))).numpy()
+    gelu(row)
+    assert np.abs(row - expected).max() < 2e-6
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(1, 512), (3, 40)])
+def test_layer_norm(rows: int, dim: int) -> None:
+    norm = nn.LayerNorm(dim)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = 3 + normal(rows, dim)
+    y = np.empty((rows, dim), np.float32)
+    layer_norm(x.numpy(), Norm.of(norm), y)
+    torch.testing.assert_close(torch.from_numpy(y).double(), norm.double()(x.double()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (2048, 96), (33, 7), (512, 513)])
+def test_products_of_integers(inputs: int, outputs: int) -> None:
+    layer = nn.Linear(inputs, outputs).requires_grad_(False)
+    weight = Weight.of(layer)
+    x = normal(5, inputs)
+    x[3] *= 1000  # rows have scales of their own
+    x[4] = 0
+    y = torch.empty(5, outputs)
+    with one_at_a_time() as threads:
+        linear(x.numpy(), weight, y.numpy(), threads)
+    near = torch.from_numpy(weight.codes).double() * torch.from_numpy(weight.scales).double()[:, None]
+    assert (near - layer.weight).abs().amax(1).le(layer.weight.abs().amax(1) / 253).all()
+    expected = x.double() @ near.T + layer.bias
+    size = expected.abs().amax(1, keepdim=True)
+    assert ((y - expected).abs() / size).max() < 5e-4  # rows of 13 bits
+    alone, bent = torch.empty(1, outputs), torch.empty(5, outputs)
+    with one_at_a_time() as threads:
+        linear(x[1:2].numpy(), weight, alone.numpy(), threads)
+        assert torch.equal(alone[0], y[1])
+        linear_gelu(x.numpy(), weight, bent.numpy(), threads)
+    torch.testing.assert_close(bent.double(), F.gelu(y.double()), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "start", "groups"), [(1, 0, 2), (1, 37, 4), (5, 3, 2)])
+def test_looking_back(length: int, start: int, groups: int) -> None:
+    heads, dim, room = 4, 16, 64
+    q = normal(2, length, heads, dim, seed=1)
+    keys, values = normal(2, groups, room, dim, seed=2), normal(2, groups, room, dim, seed=3)
+    out = torch.empty_like(q)
+    with one_at_a_time():
+        look_back(q.numpy(), keys.numpy(), values.numpy(), start, out.numpy())
+    size = start + length
+    mask = torch.ones(length, size, dtype=torch.bool).tril(start)
+    k, v = (x[:, :, :size].repeat_interleave(heads // groups, 1).double() for x in (keys, values))
+    expected = F.scaled_dot_product_attention(q.transpose(1, 2).double(), k, v, mask, scale=1.0).transpose(1, 2)
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_looking_around() -> None:
+    heads, dim, size = 3, 16, 50
+    kv = normal(2, size, 2 * heads * dim, seed=4)
+    memory = Memory.empty(2, heads, size, dim)
+    for number in range(2):
+        memory.write(number, kv[number])
+    codes = [torch.from_numpy(array) for array in memory]
+    k, v = (codes[n].double() * codes[n + 1].double()[..., None] for n in (0, 2))
+    given = kv.unflatten(-1, (2, heads, dim)).permute(2, 0, 3, 1, 4)  # (keys and values, memory, h, S, d)
+    assert (torch.stack([k, v]) - given).abs().max() < given.abs().max() / 250
+    q = normal(3, 2, heads, dim, seed=5)
+    places = torch.tensor([1, 0, 1])
+    out = torch.empty_like(q)
+    with one_at_a_time():
+        look_around(q.numpy(), memory, places.numpy(), out.numpy())
+    expected = F.scaled_dot_product_attention(q.transpose(1, 2).double(), k[places], v[places], scale=1.0)
+    torch.testing.assert_close(out.double(), expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_of_rows_that_come_and_go() -> None:
+    cache = StepCache(layers=2, groups=1, head_dim=4)
+    cache.places = torch.arange(2)
+    written = normal(2, 2, 2, 1, 100, 4)  # (layers, keys and values, B, groups, tokens, d)
+    for begin, end in [(0, 3), (3, 4), (4, 100)]:  # beyond the room that it begins with
+        assert cache.make_room(2, end - begin) == begin
+        cache.own[..., begin:end, :] = written[..., begin:end, :]
+    assert torch.equal(cache.own[..., :100, :], written)
+    cache.truncate(7)
+    cache.reorder(torch.tensor([1, 1, 0]))
+    assert cache.length == 7
+    assert cache.places.tolist() == [1, 1, 0]
+    assert torch.equal(cache.own[..., :7, :], written[:, :, [1, 1, 0], :, :7])
+    with pytest.raises(ValueError, match="3 rows was given 2"):
+        cache.make_room(2, 1)
