@@ -28,7 +28,7 @@ from core.native import (
 from core.nn import Attention, Ctx, Mlp, Out, Residual
 from core.nn.attention import captured
 from core.nn.mask import Causal, Sight
-from core.nn.rowwise import Int8Linear
+from core.nn.tiled import int8_linear
 
 __all__ = ["CompiledDecoder"]
 
@@ -104,7 +104,7 @@ class CompiledDecoder(nn.Module):
             own, cross = (_attention(block, name) for name in ("attn", "cross"))
             self.head_dim = own.q.head_dim
             self.heads = own.q.proj.out_features // self.head_dim
-            self.to_memory.append(Int8Linear(_stacked(cross.k.proj, cross.v.proj)))
+            self.to_memory.append(int8_linear(_stacked(cross.k.proj, cross.v.proj)))
             self.layers.append(_weights(block, own, cross))
             del decoder.blocks[0]
 
