@@ -96,7 +96,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     keys = keys.view(rows, heads, tiles, COLUMNS, dim // PAIR).transpose(3, 4).contiguous()
     # (B, h, S, e) -> (B, h, tiles, S / 2, 64 columns, 2)
     values = _filled(v, tiles * COLUMNS, wide * COLUMNS)
-    values = values.view(rows, heads, -1, PAIR, wide, COLUMNS).permute(0, 1, 4, 2, 5, 3).contiguous()
+    values = values.view(rows, heads, -1, PAIR, wide, COLUMNS)
+    values = torch.stack((values[:, :, :, 0], values[:, :, :, 1]), -1).transpose(2, 3).contiguous()
     out = torch.empty(rows, length, heads, width)
     numbers = [t.data_ptr() for t in (asked, keys, values, out)]
     numbers += [heads, length, count, dim // PAIR, width, *(2 * stride for stride in asked.stride()[:3]), rows]
