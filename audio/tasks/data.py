@@ -30,7 +30,7 @@ class AudioData(ItemData):
     other processes, ``workers``.
 
     Args:
-        root, batch_size, hold_out, workers, seed, skip_limit, few: See :class:`core.train.data.ItemData`.
+        root, batch_size, items: See :class:`core.train.data.ItemData`.
         format: How the data lies there, such as ``core.data.recordings.AudioFolder``.
         ear: Makes spectrograms.
         changes: Of the waveforms in training, one after the other.
@@ -54,14 +54,10 @@ class AudioData(ItemData):
         batch_size: int = 32,
         batch_seconds: float | None = None,
         batch_multiple: int | None = None,
-        hold_out: float = 0.05,
-        workers: int | None = None,
-        seed: int | None = None,
-        skip_limit: int = 100,
-        few: int | None = None,
         keep: int = 1 << 30,
+        **items: Any,
     ) -> None:
-        super().__init__(root, batch_size, hold_out, workers, seed, skip_limit, few)
+        super().__init__(root, batch_size, **items)
         self.format = format
         self.ear = ear
         self.changes = changes or []
@@ -94,8 +90,7 @@ class SpeechData(AudioData):
     Recordings without a text, or with a longer one than the decoder takes, are left out of training and validation.
 
     Args:
-        root, format, ear, changes, hide, batch_size, batch_seconds, batch_multiple, hold_out, workers, seed,
-            skip_limit, few, keep: See :class:`AudioData`.
+        root, format, audio: See :class:`AudioData`.
         targets: What the model should write.
         vocab: Size of the model's vocabulary: 51864 English only, 51865 multilingual, 51866 from large-v3 on.
         context: Positions of the model's decoder.
@@ -105,38 +100,12 @@ class SpeechData(AudioData):
         self,
         root: str,
         format: AudioFormat,
-        ear: Ear = Ear(),
         targets: Targets = Targets(),
         vocab: int = 51865,
         context: int = 448,
-        changes: list[WaveChange] | None = None,
-        hide: SpecAugment | None = None,
-        batch_size: int = 32,
-        batch_seconds: float | None = None,
-        batch_multiple: int | None = None,
-        hold_out: float = 0.05,
-        workers: int | None = None,
-        seed: int | None = None,
-        skip_limit: int = 100,
-        few: int | None = None,
-        keep: int = 1 << 30,
+        **audio: Any,
     ) -> None:
-        super().__init__(
-            root,
-            format,
-            ear,
-            changes,
-            hide,
-            batch_size,
-            batch_seconds,
-            batch_multiple,
-            hold_out,
-            workers,
-            seed,
-            skip_limit,
-            few,
-            keep,
-        )
+        super().__init__(root, format, **audio)
         self.words = Words(Tokenizer.for_vocab(vocab), targets, context)
 
     def _examples(self, items: ItemSet[Any], training: bool) -> SoundExamples:

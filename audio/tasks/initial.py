@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from audio.tasks.trained import open_whisper
+from audio.checkpoints import find_whisper
+from audio.tasks.trained import load_trained_whisper
 from audio.tokenizer import Tokenizer
+from audio.weights import load_whisper
 from audio.whisper import Whisper
 from core.errors import InputError
 from core.train.initial import Initial
@@ -60,7 +62,7 @@ class Released(Initial):
         Raises:
             InputError: If there is no such model, or it has another shape.
         """
-        fill(_whisper(model), open_whisper(self.source)[0], self.source)
+        fill(_whisper(model), _source(self.source), self.source)
 
 
 class Layers(Initial):
@@ -82,7 +84,7 @@ class Layers(Initial):
         Raises:
             InputError: If there is no such teacher, or it is narrower or shallower than the student.
         """
-        student, teacher = _whisper(model), open_whisper(self.source)[0]
+        student, teacher = _whisper(model), _source(self.source)
         for side in ("encoder", "decoder"):
             ours, theirs = getattr(student, side), getattr(teacher, side)
             if len(ours.blocks) > len(theirs.blocks):
@@ -132,6 +134,11 @@ def more_languages(embedding: Tensor, vocab: int) -> Tensor:
     end = first + len(old.languages)
     added = embedding[first:end].mean(0, keepdim=True).expand(len(new.languages) - len(old.languages), -1)
     return torch.cat([embedding[:end], added, embedding[end:]])
+
+
+def _source(name: str) -> Whisper:
+    path = find_whisper(name)
+    return (load_trained_whisper if path.suffix == ".ckpt" else load_whisper)(path)[0]
 
 
 def _whisper(model: nn.Module) -> Whisper:

@@ -1,14 +1,13 @@
-"""The Whisper of a checkpoint of ours, or of anyone."""
+"""The Whisper of a checkpoint of ours."""
 
 from pathlib import Path
 
-from audio.checkpoints import find_whisper
-from audio.weights import WhisperInfo, load_whisper
+from audio.weights import WhisperInfo
 from audio.whisper import Whisper
 from core.errors import InputError
 from core.train.rebuild import rebuild
 
-__all__ = ["load_trained_whisper", "open_whisper"]
+__all__ = ["load_trained_whisper"]
 
 
 def load_trained_whisper(path: Path | str) -> tuple[Whisper, WhisperInfo]:
@@ -21,13 +20,3 @@ def load_trained_whisper(path: Path | str) -> tuple[Whisper, WhisperInfo]:
     if not isinstance(model, Whisper):
         raise InputError(f"{path} is no Whisper but a trained {type(model).__name__}")
     return model.eval(), WhisperInfo("checkpoint", None)
-
-
-def open_whisper(source: str) -> tuple[Whisper, WhisperInfo]:
-    """Load a Whisper by name or path, a ``.ckpt`` of ours included.
-
-    Raises:
-        InputError: If there is none.
-    """
-    path = find_whisper(source)
-    return load_trained_whisper(path) if path.suffix == ".ckpt" else load_whisper(path)

@@ -8,7 +8,7 @@ import numpy as np
 
 from core.data.examples import ImageExamples, Transform
 from core.data.order import Key, keys
-from core.data.sets import ImageFormat, ImageSet, Part
+from core.data.sets import ImageSet, Part
 from core.data.skip import Skipping
 from multimodal.captions import Captioner, Given
 from multimodal.find_tokenizer import open_tokenizer
@@ -51,8 +51,7 @@ class ImageTextData(ImageData):
     Where some images have captions and others don't, those without are left out of training and validation.
 
     Args:
-        root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few: See
-            :class:`vision.tasks.data.ImageData`.
+        root, preprocess, images: See :class:`vision.tasks.data.ImageData`.
         captions: The texts; by default those that the data has.
         vary: The texts in training, such as :class:`multimodal.text_augment.Varied`; by default ``captions``.
         tokenizer: ``clip``, a file of merges (``multimodal.bpe``), or the folder of a model.
@@ -63,20 +62,13 @@ class ImageTextData(ImageData):
         self,
         root: str,
         preprocess: Transform,
-        format: ImageFormat | None = None,
-        augment: Transform | None = None,
         captions: Captioner | None = None,
         tokenizer: str = "clip",
         context: int = 77,
-        batch_size: int = 128,
-        hold_out: float = 0.05,
-        workers: int | None = None,
-        seed: int | None = None,
-        skip_limit: int = 100,
-        few: int | None = None,
         vary: Captioner | None = None,
+        **images: Any,
     ) -> None:
-        super().__init__(root, preprocess, format, augment, batch_size, hold_out, workers, seed, skip_limit, few)
+        super().__init__(root, preprocess, **images)
         self.captions = captions or Given()
         self.vary = vary or self.captions
         self.tokenizer_path = tokenizer

@@ -1,5 +1,7 @@
 """Images for training and evaluation: a LightningDataModule over any format on disk."""
 
+from typing import Any
+
 from core.data.auto import Auto
 from core.data.examples import ImageExamples, Transform
 from core.data.sets import ImageFormat, ImageSet, Split
@@ -20,13 +22,7 @@ class ImageData(ItemData):
         format: How it lies there, such as ``core.data.images.ImageFolder``; by default recognised
             (``core.data.auto.recognise``).
         augment: Makes tensors for training.
-        batch_size: Images in a global batch, over all processes.
-        hold_out: Share of the training images that is kept for validation, where the format has no such split; 0 for no
-            validation.
-        workers: Processes that read ahead; by default none for data in memory, else one less than there are cores.
-        seed: Seed of order and augmentation; by default the run's (``--seed_everything``).
-        skip_limit: How many images may be unreadable before the training is stopped (on each rank, in each split).
-        few: Train on this many images only, as many of each class as of another, always the same; None for all.
+        items: See :class:`core.train.data.ItemData`.
     """
 
     def __init__(
@@ -35,14 +31,9 @@ class ImageData(ItemData):
         preprocess: Transform,
         format: ImageFormat | None = None,
         augment: Transform | None = None,
-        batch_size: int = 128,
-        hold_out: float = 0.05,
-        workers: int | None = None,
-        seed: int | None = None,
-        skip_limit: int = 100,
-        few: int | None = None,
+        **items: Any,
     ) -> None:
-        super().__init__(root, batch_size, hold_out, workers, seed, skip_limit, few)
+        super().__init__(root, **items)
         self.format = format or Auto()
         self.preprocess = preprocess
         self.augment = augment or preprocess
