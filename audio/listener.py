@@ -42,7 +42,8 @@ class Listener:
 
     def __call__(self, passages: Sequence[Passage]) -> None:
         """Hear the next window of each: they get its segments, and their `seek` moves on."""
-        audio = self.decoder.encode(torch.stack([passage.window() for passage in passages]))
+        windows = torch.stack([passage.window() for passage in passages])
+        audio = self.decoder.encode(windows, [passage.size for passage in passages])
         languages = self._languages(passages, audio)
         results = self._decoded(passages, audio, languages)
         found = [self._found(passage, result) for passage, result in zip(passages, results, strict=True)]

@@ -71,10 +71,10 @@ def passages(
         detect: the likeliest language of a window (mels, `window`).
         window: frames that the model hears at once.
     """
-    if settings.vad is None or settings.clip_timestamps:
+    if settings.speech is None:
         yield from _clips(source, recorded, settings, history(), log_mel, detect, window)
     else:
-        yield from _speech(source, recorded, settings.vad, history, log_mel, window)
+        yield from _speech(source, recorded, settings.speech, history, log_mel, window)
 
 
 def _speech(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from audio.decode import Search
 from audio.fallback import Fallback
+from audio.silence import Silence
 from audio.speech import VoiceActivity
 from audio.tokenizer import Task
 from audio.words import Punctuation
@@ -24,6 +25,8 @@ class Settings:
         task: whether to write what is said, or its English translation.
         vad: where speech is looked for: windows are cut in its pauses, and nothing else is heard. None: windows follow
             one another, each starting where the last spoken segment ended.
+        silence: how much is encoded of the silence after windows of speech; ``Silence(one_of=1)``: all. Windows that
+            follow one another don't end in silence, but in zeros of the spectrogram, and are encoded whole.
         batch: windows that are heard at once, where they don't depend on one another: what is heard is the same.
         condition_on_previous_text: show the model what it wrote so far; each window depends on the one before.
         initial_prompt: text that the model is shown before the first window, and before each window of speech that
@@ -47,6 +50,7 @@ class Settings:
     task: Task = "transcribe"
     multilingual: bool = False
     vad: VoiceActivity | None = field(default_factory=VoiceActivity)
+    silence: Silence = field(default_factory=Silence)
     batch: int = 8
     condition_on_previous_text: bool = False
     initial_prompt: str | None = None
@@ -68,6 +72,11 @@ class Settings:
         for start, end in zip(times[::2], [*times[1::2], float("inf")], strict=False):
             if not 0 <= start <= end:
                 raise InputError(f"clip from {start} s to {end} s: expected a start of 0 or more, and an end after it")
+
+    @property
+    def speech(self) -> VoiceActivity | None:
+        """Where speech is looked for: not in clips that are asked for."""
+        return None if self.clip_timestamps else self.vad
 
     def clips(self, frames: int) -> list[tuple[int, int]]:
         """First frame and end of each clip of a recording with so many log-mel frames, 100 a second."""

@@ -187,14 +187,15 @@ class LiveStream:
         one = self.transcriber
         settings, tokenizer = one.settings, one.tokenizer
         mel = one.log_mel(self.held, padding=WINDOW_SECONDS * SAMPLE_RATE - len(self.held))
-        audio = one.decoder.encode(fit_frames(mel)[None])
+        frames = len(self.held) // HOP
+        audio = one.decoder.encode(fit_frames(mel)[None], [frames])
         if self.language is None:
             self.language = next(iter(one.decoder.detect_language(audio)[0]))
         result = self.fallback(one.decoder, audio, self.language, settings.task, self._prompt(), settings.search)[0]
         if self.fallback.silent(result):
             return []
         text = [token for token in result.tokens if token < tokenizer.eot]
-        frames, start = len(self.held) // HOP, self.begin / SAMPLE_RATE
+        start = self.begin / SAMPLE_RATE
         timings = one.aligner(one.decoder.heard(audio), [text], [frames], self.language, settings.task)[0]
         return [
             Word(round(start + word.start, 2), round(start + word.end, 2), word.text, word.probability)

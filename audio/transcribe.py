@@ -21,6 +21,7 @@ from audio.passage import History, Passage, Recorded
 from audio.reading import Audio, Source, passages
 from audio.schedule import hear
 from audio.settings import Settings
+from audio.silence import Silence
 from audio.tokenizer import Tokenizer
 from audio.transcript import Segment, Transcript
 from audio.whisper import Whisper
@@ -57,7 +58,8 @@ class Transcriber:
         self.model = model.eval()
         self.tokenizer = tokenizer or Tokenizer.for_vocab(model.config.vocab)
         self.settings = settings
-        self.decoder = Decoder(model, self.tokenizer, writing=settings.writing, draft=draft)
+        silence = settings.silence if settings.speech else Silence(one_of=1)
+        self.decoder = Decoder(model, self.tokenizer, writing=settings.writing, draft=draft, silence=silence)
         self.aligner = Aligner(model, self.tokenizer)
         self.log_mel = LogMel(model.config.mels)
         self.listener = Listener(self.decoder, self.aligner, settings)
