@@ -14,8 +14,8 @@ from audio.fast_encoder import TiledEncoder
 from audio.whisper import AudioEncoder, Whisper
 from core import simd
 from core.errors import InputError
-from core.nn import Attention, Ctx, Out
-from core.nn.blocked import blocked
+from core.nn import Ctx, Out
+from core.nn.blocked import in_blocks
 from core.nn.branch import InRows, Overwriting
 from core.nn.precision import fast, replaced
 from core.nn.rowwise import Int8Linear, has_integers, prefers_integers
@@ -73,9 +73,7 @@ def fast_whisper(model: Whisper, precision: Precision = "auto") -> Whisper:
 
 def _fast_encoder(encoder: AudioEncoder) -> nn.Module:
     """In 8-bit integers where they are much faster than bfloat16, which has half of their error."""
-    for module in encoder.modules():
-        if isinstance(module, Attention):
-            module.kernel = blocked
+    in_blocks(encoder)
     if simd.available():
         return TiledEncoder(encoder)
     if torch.cpu._is_avx512_bf16_supported():

@@ -7,14 +7,15 @@ products. Where there is :mod:`core.simd`, it takes what has more than a few que
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core import simd
 
 from . import kernels
+from .attention import Attention
 from .mask import Sight
 
-__all__ = ["blocked"]
+__all__ = ["blocked", "in_blocks"]
 
 QUERIES = 256  # of one block: with 1500 keys its scores take 0.75 MB
 SCORES = 1 << 19  # of several heads, if they are few
@@ -51,3 +52,12 @@ def blocked(
             block = slice(first, first + QUERIES)
             part[..., block, :] = (asked[at][..., block, :] @ theirs).softmax(-1) @ values[at]
     return found
+
+
+def in_blocks(model: nn.Module) -> nn.Module:
+    """Let the attention of a model on a processor be `blocked`, where that is faster than PyTorch's own."""
+    if torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported():
+        for module in model.modules():
+            if isinstance(module, Attention) and module.kernel is kernels.attend:
+                module.kernel = blocked
+    return model

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 
-from . import kernels
-from .attention import Attention
-from .blocked import blocked
+from .blocked import in_blocks
 from .branch import folded, joined
 from .frozen import Frozen
 from .int8 import coded, has_codes, observed
@@ -115,10 +113,8 @@ def fast(
         model = model.bfloat16()
     if device.type != "cpu":
         return model
-    if precision != "float32" and _native(device) and not torch.cpu._is_amx_tile_supported():
-        for module in model.modules():
-            if isinstance(module, Attention) and module.kernel is kernels.attend:
-                module.kernel = blocked
+    if precision != "float32":
+        in_blocks(model)
     if precision == "int8" and calibrate is None:
         return joined(replaced(model, int8_linear, chosen))
     if _packs(torch.float32 if precision == "float32" else torch.bfloat16):

@@ -3,7 +3,21 @@
 import pytest
 import torch
 
-from core.nn import Causal, Dense, Full, Prefix, Sight, Tokens, Window, kernels, packed_tokens, padded_tokens
+from core.nn import (
+    Attention,
+    Causal,
+    Dense,
+    Full,
+    Prefix,
+    Sight,
+    Tokens,
+    Window,
+    attention,
+    kernels,
+    packed_tokens,
+    padded_tokens,
+)
+from core.nn.blocked import blocked, in_blocks
 
 ROWS, HEADS, LENGTH, DIM = 2, 4, 9, 16
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -203,3 +217,11 @@ def _rule_to_cuda(rule):
     if hasattr(rule, "a"):
         return type(rule)(_rule_to_cuda(rule.a), _rule_to_cuda(rule.b))
     return rule
+
+
+@pytest.mark.parametrize(("native", "amx"), [(True, False), (True, True), (False, False)])
+def test_blocks_are_for_bfloat16_without_amx(native: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    (kernel,) = {module.kernel for module in in_blocks(attention(8, 2)).modules() if isinstance(module, Attention)}
+    assert kernel is (blocked if native and not amx else kernels.attend)
