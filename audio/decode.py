@@ -182,7 +182,7 @@ class Decoder:
     ) -> list[Hypothesis]:
         stop = self.tokenizer.eot
         if search.beams == 1 and drafts is None:
-            return generate(step, tokens, stop=stop, limit=limit, rules=self.rules)
+            return generate(step, tokens, stop=stop, limit=limit, rules=self.rules, keep=step.reorder)
         if drafts is not None:
             if search.beams > 1:
                 raise InputError(f"a draft model can't help to keep {search.beams} beams: use 1, or no draft")
@@ -211,7 +211,7 @@ class Decoder:
         step.repeat(each)
         if drafts is None:
             choose = Drawn(draws, temperature)
-            found = generate(step, rows, stop=stop, limit=limit, rules=self.rules, choose=choose)
+            found = generate(step, rows, stop=stop, limit=limit, rules=self.rules, choose=choose, keep=step.reorder)
         else:
             drafts.step.repeat(each)
             likes, ahead, rules = Rejection(draws, temperature), drafts.ahead, self.rules
@@ -269,7 +269,7 @@ class _WhisperStep:
 
     def __init__(self, model: Whisper, audio: Tensor, sot_index: int) -> None:
         self.model = model
-        self.audio = audio
+        self.audio: Tensor | None = audio  # until the first call, from which on the cache has it
         self.sot_index = sot_index
         self.cache = model.new_cache()
         self.rows = 0  # that the cache holds
@@ -277,8 +277,9 @@ class _WhisperStep:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         decoder = self.model.decoder
-        states = decoder.states(tokens, Ctx(memory=Memory(self.audio), cache=self.cache)).x
-        self.rows = len(tokens)
+        memory = None if self.audio is None else Memory(self.audio)
+        states = decoder.states(tokens, Ctx(memory=memory, cache=self.cache)).x
+        self.rows, self.audio = len(tokens), None
         if self.after_sot is not None:
             return decoder.logits(states)
         logits = decoder.logits(states[:, self.sot_index :])  # nobody asks what follows the text before
@@ -287,6 +288,7 @@ class _WhisperStep:
 
     def repeat(self, times: int) -> None:
         """Decode each window that often, before the first call."""
+        assert self.audio is not None
         self.audio = self.audio.repeat_interleave(times, 0)
 
     def rewind(self, length: int) -> None:
@@ -299,7 +301,6 @@ class _WhisperStep:
             self.cache.swap(rows)
         else:
             self.cache.reorder(rows)
-            self.audio = self.audio[rows]
         self.rows = len(rows)
 
     def probability_after_sot(self, token: int) -> list[float]:

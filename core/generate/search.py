@@ -54,20 +54,23 @@ def generate(
     limit: int,
     rules: Sequence[Rule] = (),
     choose: Chooser = most_likely,
+    keep: Callable[[Tensor], None] | None = None,
 ) -> list[Hypothesis]:
     """Extend each row of `prompt` (B, L) until it chooses the token `stop`, by `limit` tokens at most.
 
     Greedy by default; pass ``choose=Sample(temperature)`` to draw instead. `rules` are applied in order, to float32
-    logits. Rows that finish early wait, fed with `stop`, and change nothing for the others.
+    logits. Rows that finish early wait, fed with `stop`, and change nothing for the others. With `keep`, which makes
+    `step` go on with some of its rows only, (rows left,) integers, nothing is computed for them.
     """
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ValueError(f"prompt must be (B, L) with L >= 1, not {tuple(prompt.shape)}")
     tokens = prompt[:, :0]
     logprobs: list[Tensor] = []
     done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
+    rows = torch.arange(len(prompt), device=prompt.device)  # that `step` goes on with
     fed = prompt
     for _ in range(limit):
-        logits = step(fed)[:, -1].float()  # (B, L, V) -> (B, V)
+        logits = _spread(step(fed[rows])[:, -1].float(), rows, len(prompt))  # (rows, L, V) -> (B, V)
         for rule in rules:
             rule(logits, tokens)
         chosen = choose(logits).masked_fill(done, stop)
@@ -77,5 +80,16 @@ def generate(
         done = done | (chosen == stop)
         if done.all():
             break
+        if keep is not None and done[rows].any():
+            left = (~done[rows]).nonzero()[:, 0]
+            keep(left)
+            rows = rows[left]
     scores = torch.stack(logprobs, dim=1) if logprobs else torch.zeros(tokens.shape)
     return [Hypothesis.until(stop, row, score) for row, score in zip(tokens.tolist(), scores.tolist(), strict=True)]
+
+
+def _spread(logits: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Logits of some rows among those of all, (rows, V) -> (count, V); the others' are 0."""
+    if len(rows) == count:
+        return logits
+    return logits.new_zeros(count, logits.shape[1]).index_copy_(0, rows, logits)

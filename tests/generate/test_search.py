@@ -17,12 +17,17 @@ class GPT2Step:
         self.model = model
         self.cache = None
         self.fed: list[int] = []
+        self.rows: list[int] = []
 
     def __call__(self, tokens: Tensor) -> Tensor:
         out = self.model(tokens, past_key_values=self.cache, use_cache=True)
         self.cache = out.past_key_values
         self.fed.append(tokens.shape[1])
+        self.rows.append(tokens.shape[0])
         return out.logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,10 @@ def test_greedy_with_rows_that_end_early(seed: int, gpt2: GPT2LMHeadModel) -> No
     ours = generate(GPT2Step(gpt2), prompt, stop=stop, limit=20)
     assert len({len(row.tokens) for row in ours}) > 2
     assert_same(ours, by_transformers(gpt2, prompt, stop, 20))
+    step = GPT2Step(gpt2)
+    assert_same(generate(step, prompt, stop=stop, limit=20, keep=step.keep), ours)
+    lengths = [len(row.tokens) + row.finished for row in ours]  # with the stop token
+    assert step.rows == [sum(length > n for length in lengths) for n in range(max(lengths))]
     for row, alone in zip(ours, prompt, strict=True):
         assert_same(generate(GPT2Step(gpt2), alone[None], stop=stop, limit=20), [row])
 
