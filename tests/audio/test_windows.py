@@ -78,7 +78,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
             openai_timing.WordTiming(word, list(tokens), *rest) for word, tokens, *rest in spoken(list(text), frames)
         ]
 
-    monkeypatch.setattr(Decoder, "encode", lambda decoder, mel: mel)
+    monkeypatch.setattr(Decoder, "encode", lambda decoder, mel, frames=None: mel)
     monkeypatch.setattr(Decoder, "__call__", decode)
     monkeypatch.setattr(Aligner, "__call__", align)
     monkeypatch.setattr(openai_timing, "find_alignment", find_alignment)
