@@ -11,9 +11,9 @@ from torch import Tensor
 from core.errors import InputError
 from core.weights import Makers, Source, build, from_plain, is_bundle, open_bundle, read, write_safetensors
 from core.weights.files import read_json, section
+from core.weights.published import Origin
 from multimodal.coca import CoCa, CoCaConfig
 from multimodal.coca_names import open_clip
-from vision.checkpoints import Origin
 
 __all__ = ["MAKERS", "PRESETS", "export_coca", "load_coca"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.weights import fetch, is_bundle, read, read_bundle
+from core.weights.published import Origin
 from multimodal.coca import CoCa
 from multimodal.coca_weights import MAKERS as COCA
 from multimodal.coca_weights import load_coca
 from multimodal.two_towers import TwoTowers
 from multimodal.weights import load_two_towers
-from vision.checkpoints import Origin
 
 __all__ = ["find_towers", "load_towers"]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.weights import Fixed, Reshape, Rules, Split, Table, nested
+from core.weights.published import patch_kernel
 from core.weights.rules import Rule, Transpose
 from multimodal.two_towers import TwoTowersConfig
-from vision.checkpoints import patch_kernel
 from vision.names import hugging_face as hugging_face_vit
 from vision.names import timm as timm_vit
 from vision.swin import SwinConfig

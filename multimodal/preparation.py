@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.errors import InputError
-from vision.checkpoints import Origin
+from core.weights.published import Origin
 from vision.preprocess import Preparation, preparation
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "preparation_for"]

@@ -23,11 +23,11 @@ from core.weights import (
     write_safetensors,
 )
 from core.weights.files import read_json, section
+from core.weights.published import Origin, pick, preprocessing
 from multimodal.names import hugging_face, open_clip, openai
 from multimodal.presets import PRESETS, with_quick_gelu
 from multimodal.text import TextConfig
 from multimodal.two_towers import TwoTowers, TwoTowersConfig
-from vision.checkpoints import Origin, pick, preprocessing
 from vision.presets import PRESETS as ENCODERS
 from vision.vit import ViTConfig
 

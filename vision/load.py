@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from core.weights import is_bundle, read, read_bundle
+from core.weights.published import Origin
 
-from .checkpoints import Origin
 from .swin import Swin
 from .vit import ViT
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from core.weights import Reshape, Rules, Split, Squeeze, Table, nested
+from core.weights.published import patch_kernel
 from core.weights.rules import ZEROS, Derived
 
-from .checkpoints import patch_kernel
 from .vit import ViTConfig
 
 __all__ = ["TIMM", "hugging_face", "meta", "timm"]

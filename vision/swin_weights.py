@@ -24,8 +24,8 @@ from core.weights import (
     read,
     write_safetensors,
 )
+from core.weights.published import Origin, labels, patch_kernel, pick, preprocessing, rows, said_by
 
-from .checkpoints import Origin, labels, patch_kernel, pick, preprocessing, rows, said_by
 from .swin import Swin, SwinConfig, stage_windows
 from .swin_buffers import BUFFERS, Built
 from .swin_presets import SWIN_PRESETS

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.weights import Makers, Source, build, from_plain, is_bundle, open_bundle, read, write_safetensors
+from core.weights.published import Origin, labels, pick, preprocessing, rows, said_by
 
-from .checkpoints import Origin, labels, pick, preprocessing, rows, said_by
 from .names import TIMM, hugging_face, meta, timm
 from .presets import PRESETS
 from .vit import ViT, ViTConfig

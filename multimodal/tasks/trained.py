@@ -6,9 +6,9 @@ from typing import Any
 from core.errors import InputError
 from core.train.checkpoint import read_recipe
 from core.train.rebuild import rebuild
+from core.weights.published import Origin
 from multimodal.coca import CoCa
 from multimodal.two_towers import TwoTowers
-from vision.checkpoints import Origin
 
 __all__ = ["load_trained_towers", "trained_towers"]
 

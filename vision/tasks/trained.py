@@ -6,7 +6,7 @@ from typing import Any
 from core.errors import InputError
 from core.train.checkpoint import read_checkpoint, read_recipe
 from core.train.rebuild import rebuild
-from vision.checkpoints import Origin
+from core.weights.published import Origin
 from vision.load import Encoder
 from vision.swin import Swin
 from vision.vit import ViT

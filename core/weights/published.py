@@ -1,4 +1,4 @@
-"""What the checkpoints of all image encoders have in common: where one came from, and what its folder says."""
+"""What published checkpoints of all families have in common: where one came from, and what its folder says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from core.errors import InputError
-from core.weights import Reshape, Source
-from core.weights.files import read_json
+
+from .files import read_json
+from .rules import Reshape
+from .source import Source
 
 __all__ = ["Origin", "labels", "patch_kernel", "pick", "preprocessing", "rows", "said_by"]
 
