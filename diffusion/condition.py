@@ -7,7 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Condition", "LabelEmbedding", "Labels", "Text", "TimestepEmbedding", "joined", "mixed", "rows"]
+__all__ = [
+    "Condition",
+    "LabelEmbedding",
+    "Labels",
+    "PooledEmbedding",
+    "Text",
+    "TimestepEmbedding",
+    "joined",
+    "mixed",
+    "rows",
+]
 
 
 class Labels(NamedTuple):
@@ -123,3 +133,22 @@ class LabelEmbedding(nn.Module):
     def forward(self, labels: Labels) -> Tensor:
         """Embed (B,) classes: (B, dim)."""
         return self.table(labels.index)
+
+
+class PooledEmbedding(nn.Module):
+    """Two layers for the one vector of a text.
+
+    Args:
+        width: of the vector.
+        dim: width of the result.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, dim)
+        self.act = nn.SiLU()
+        self.fc2 = nn.Linear(dim, dim)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Embed pooled (B, width): (B, dim)."""
+        return self.fc2(self.act(self.fc1(pooled)))

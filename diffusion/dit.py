@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.nn import (
+    AdaptiveNorm,
     Block,
     Ctx,
     FixedPositions,
@@ -37,7 +38,7 @@ from core.nn.init import xavier_uniform
 
 from .condition import Condition, LabelEmbedding, Labels, TimestepEmbedding
 
-__all__ = ["DiT", "DiTConfig", "Head"]
+__all__ = ["DiT", "DiTConfig", "Head", "start"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ class DiT(nn.Module):
         self.timestep = TimestepEmbedding(config.dim, shift=config.shift)
         self.label = LabelEmbedding(config.classes, config.dim) if config.classes else None
         self.blocks = Stack([_block(config) for _ in range(config.depth)], run=recomputed if recompute else direct)
-        self.head = Head(config.dim, config.patch**2 * (config.outputs + config.spare), _norm(config, 1e-6))
-        _start(self)
+        values = config.patch**2 * (config.outputs + config.spare)
+        self.head = Head(AdaptiveNorm(config.dim, norm=_norm(config, 1e-6)), nn.Linear(config.dim, values))
+        start(self)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """Return what the process predicts, (B, outputs, H, W), for noisy x (B, C, H, W).
@@ -174,25 +176,21 @@ class DiT(nn.Module):
 
 
 class Head(nn.Module):
-    """The last layer: a norm whose shift and scale come from the conditioning, and a projection.
+    """The last layer.
 
     Args:
-        dim: width of the tokens and of the conditioning.
-        out: width of the result.
-        norm: without parameters.
+        norm: modulated by the conditioning.
+        proj: to the values of a patch.
     """
 
-    def __init__(self, dim: int, out: int, norm: nn.Module) -> None:
+    def __init__(self, norm: AdaptiveNorm, proj: nn.Linear) -> None:
         super().__init__()
         self.norm = norm
-        self.act = nn.SiLU()
-        self.modulation = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, out)
+        self.proj = proj
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """Map x (B, N, dim) and cond (B, dim) to (B, N, out)."""
-        shift, scale = self.modulation(self.act(cond)).unsqueeze(1).chunk(2, -1)
-        return self.proj(self.norm(x) * (1 + scale) + shift)
+        """Map x (B, N, dim) and cond (B, dim) to (B, N, values)."""
+        return self.proj(self.norm(x, cond))
 
 
 def _block(config: DiTConfig) -> Block:
@@ -229,14 +227,16 @@ def _positions(config: DiTConfig) -> FixedPositions | None:
     return FixedPositions(table.to(torch.get_default_device()))
 
 
-def _start(model: DiT) -> None:
-    """The start of the paper: every block is the identity, and the result is zero."""
+def start(model: nn.Module) -> None:
+    """Start a model as the paper does: every block is the identity, and the result is zero."""
     xavier_uniform(model)
-    for layer in (model.timestep.fc1, model.timestep.fc2):
-        nn.init.normal_(layer.weight, std=0.02)
-    if model.label is not None:
-        nn.init.normal_(model.label.table.weight, std=0.02)
-    still = [module.proj for module in model.modules() if isinstance(module, Modulation)]
-    for layer in (*still, model.head.modulation, model.head.proj):
+    for module in model.modules():
+        if isinstance(module, TimestepEmbedding):
+            nn.init.normal_(module.fc1.weight, std=0.02)
+            nn.init.normal_(module.fc2.weight, std=0.02)
+        elif isinstance(module, LabelEmbedding):
+            nn.init.normal_(module.table.weight, std=0.02)
+    still = [module.proj for module in model.modules() if isinstance(module, Modulation | AdaptiveNorm | Head)]
+    for layer in still:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -22,9 +22,9 @@ from .cosine import ScaledUnit, Unit
 from .export import register_for_export
 from .feedforward import GEGLU, GatedMlp, Mlp, QuickGELU, SwiGLU
 from .init import trunc_normal
-from .joint import Joint, Streams
+from .joint import Joint, OneSided, Streams
 from .mask import Causal, Dense, Full, Mask, Prefix, Sight, Window
-from .norm import DropPath, LayerNorm, LayerScale, Modulation, RMSNorm
+from .norm import AdaptiveNorm, DropPath, LayerNorm, LayerScale, Modulation, RMSNorm
 from .packing import pack, packed_tokens, padded_tokens, unpack
 from .patch import PatchEmbed, patch_grid, patchify, unpatchify
 from .position import (
@@ -55,6 +55,7 @@ from .window import RollThenPad, Windowed
 __all__ = [
     "GEGLU",
     "ALiBi",
+    "AdaptiveNorm",
     "Attention",
     "Block",
     "Cache",
@@ -84,6 +85,7 @@ __all__ = [
     "Modulated",
     "Modulation",
     "Once",
+    "OneSided",
     "Out",
     "PatchEmbed",
     "PostNorm",

@@ -11,7 +11,7 @@ from .context import Ctx, Tokens
 from .mask import Full, Sight
 from .norm import Modulation
 
-__all__ = ["Joint", "Streams"]
+__all__ = ["Joint", "OneSided", "Streams"]
 
 
 class Joint(nn.Module):
@@ -33,11 +33,7 @@ class Joint(nn.Module):
         Raises:
             ValueError: if ``ctx.tokens`` says something about one stream only.
         """
-        each = ctx.tokens
-        if isinstance(each, Tokens):
-            if any(fact is not None for fact in each):
-                raise ValueError(f"ctx.tokens must be one Tokens for each of {len(x)} streams, not a single one")
-            each = (each,) * len(x)
+        each = _each(ctx.tokens, x)
         heads: list[tuple[Tensor, ...]] = []
         for part, stream, tokens in zip(self.parts, x, each, strict=True):
             coords = coordinates(tokens, stream)
@@ -50,6 +46,23 @@ class Joint(nn.Module):
         y = self.kernel(q, k, v, sight, ctx.bias, None).transpose(1, 2).flatten(2)
         parts = y.split([stream.shape[1] for stream in x], 1)
         return tuple(part.out(p) for part, p in zip(self.parts, parts, strict=True))
+
+
+class OneSided(Joint):
+    """Attention of the first stream over the tokens of all: the others only give keys and values."""
+
+    def forward(self, x: tuple[Tensor, ...], ctx: Ctx) -> tuple[Tensor, ...]:
+        """Map a tuple of (B, L_i, D_i) to one of (B, L_0, D_0) alone; ``ctx`` as in :class:`Joint`."""
+        each = _each(ctx.tokens, x)
+        places = [coordinates(tokens, stream) for tokens, stream in zip(each, x, strict=True)]
+        parts = list(self.parts)
+        q = parts[0].q(x[0], places[0])
+        k = torch.cat([part.k(stream, at) for part, stream, at in zip(parts, x, places, strict=True)], 2)
+        v = torch.cat([part.v(stream) for part, stream in zip(parts, x, strict=True)], 2)
+        sight = Sight(Full() if ctx.mask is None else ctx.mask, each[0], _joined(each, x))
+        if ctx.want is not None:
+            ctx.notes["weights"] = captured(q, k, sight, ctx.bias, None, ctx.want)
+        return (parts[0].out(self.kernel(q, k, v, sight, ctx.bias, None).transpose(1, 2).flatten(2)),)
 
 
 class Streams(nn.Module):
@@ -70,6 +83,15 @@ class Streams(nn.Module):
         made = [m(stream, ctx.cond) for m, stream in zip(self.modulations, x, strict=True)]
         y = self.fn(tuple(stream for stream, _ in made), ctx)
         return tuple(s + gate * part for s, (_, gate), part in zip(x, made, y, strict=True))
+
+
+def _each(tokens: tuple[Tokens, ...] | Tokens, x: tuple[Tensor, ...]) -> tuple[Tokens, ...]:
+    """The tokens of each stream."""
+    if not isinstance(tokens, Tokens):
+        return tokens
+    if any(fact is not None for fact in tokens):
+        raise ValueError(f"ctx.tokens must be one Tokens for each of {len(x)} streams, not a single one")
+    return (tokens,) * len(x)
 
 
 def _joined(each: tuple[Tokens, ...], x: tuple[Tensor, ...]) -> Tokens:

@@ -6,7 +6,7 @@ from torch.nn import LayerNorm, RMSNorm
 
 from .context import Tokens
 
-__all__ = ["DropPath", "LayerNorm", "LayerScale", "Modulation", "RMSNorm"]
+__all__ = ["AdaptiveNorm", "DropPath", "LayerNorm", "LayerScale", "Modulation", "RMSNorm"]
 
 
 class LayerScale(nn.Module):
@@ -63,3 +63,24 @@ class Modulation(nn.Module):
         """Return the modulated x (B, L, dim) and the gate (B, 1, dim) for cond (B, cond_dim)."""
         shift, scale, gate = self.proj(self.act(cond)).unsqueeze(1).chunk(3, -1)
         return self.norm(x) * (1 + scale) + shift, gate
+
+
+class AdaptiveNorm(nn.Module):
+    """adaLN (arXiv:2212.09748) without a gate: a norm whose shift and scale come from the conditioning.
+
+    Args:
+        dim, cond_dim, norm: see :class:`Modulation`.
+    """
+
+    def __init__(self, dim: int, cond_dim: int | None = None, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim, eps=1e-6, elementwise_affine=False) if norm is None else norm
+        self.act = nn.SiLU()
+        self.proj = nn.Linear(dim if cond_dim is None else cond_dim, 2 * dim)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Return the modulated x (B, L, dim) for cond (B, cond_dim)."""
+        shift, scale = self.proj(self.act(cond)).unsqueeze(1).chunk(2, -1)
+        return self.norm(x) * (1 + scale) + shift

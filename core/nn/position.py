@@ -113,10 +113,11 @@ def sinusoids(length: int, dim: int, base: float = 10000.0) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-def sinusoids_2d(height: int, width: int, dim: int, base: float = 10000.0) -> Tensor:
+def sinusoids_2d(height: int, width: int, dim: int, base: float = 10000.0, step: float = 1.0) -> Tensor:
     """Return the fixed positions of MAE and DiT, (height * width, dim): half for the column, half for the row.
 
     Each half holds sines, then cosines, of base ** -(i / (dim/4)); arXiv:2111.06377, ``util/pos_embed.py``.
+    ``step`` is the distance between neighbours: 1 there, less where a larger grid covers the same picture (SD3).
 
     Raises:
         ValueError: if dim is not a multiple of 4.
@@ -125,7 +126,7 @@ def sinusoids_2d(height: int, width: int, dim: int, base: float = 10000.0) -> Te
         raise ValueError(f"2D sinusoidal positions need a width divisible by 4, got {dim}")
     with torch.device("cpu"):
         rate = base ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-        row, column = grid_coords((height, width))[0].double().unbind(-1)
+        row, column = (grid_coords((height, width))[0].double() * step).unbind(-1)
     parts = [f(axis[:, None] * rate) for axis in (column, row) for f in (torch.sin, torch.cos)]
     return torch.cat(parts, 1).float()
 
