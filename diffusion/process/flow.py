@@ -64,7 +64,7 @@ class Flow(Process):
         return self.scale * (1 - s if self.towards == "data" else s)
 
     def level(self, t: Tensor) -> Tensor:
-        """Return the level of noise s at the model's time t, in float64."""
+        """See :class:`Process`: s at the model's time t."""
         share = exact(t) / self.scale
         return 1 - share if self.towards == "data" else share
 

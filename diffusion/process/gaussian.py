@@ -77,6 +77,10 @@ class Gaussian(Process):
         before, after = table[t.floor().long()], table[t.ceil().long()]
         return torch.lerp(before, after, t.frac())
 
+    def level(self, t: Tensor) -> Tensor:
+        """See :class:`Process`."""
+        return (exact(t) + 1) / self.steps
+
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Process`."""
         ratio = self.ratio(t)

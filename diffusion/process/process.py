@@ -25,11 +25,16 @@ class Process(ABC):
         """Turn draws (B,), uniform in [0, 1), into times (B,) to train at."""
 
     @abstractmethod
+    def level(self, t: Tensor) -> Tensor:
+        """Return how far from data (0) to noise (1) the times t are, of t's shape, in float64."""
+
+    @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the shares of data and of noise in x at the times t, of t's shape, in float64."""
 
-    def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def noised(self, x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
         """Mix clean data and noise, (B, C, H, W) both, as they are at the times t."""
+        t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
         signal, sigma = (over(level, x0) for level in self.levels(t))
         return signal * x0 + sigma * noise
 

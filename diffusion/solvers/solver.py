@@ -121,7 +121,7 @@ class Stepwise(Solver):
 
     def noised(self, x0: Tensor, noise: Tensor, number: int) -> Tensor:
         """See :class:`Solver`."""
-        return self.process.noised(x0, noise, torch.tensor(self.marks[number], dtype=torch.float64))
+        return self.process.noised(x0, noise, self.marks[number])
 
     @abstractmethod
     def step(self, denoise: Denoise, x: Tensor, number: int, noise: Draw) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,166 @@
+"""The schedulers of diffusers as solvers: DPM-Solver++, UniPC, Heun, Euler and others."""
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import InputError
+from diffusion.process import Flow, Gaussian, Linear, Process
+
+from .solver import Constrain, Denoise, Draw, Solver, State, checked
+
+__all__ = ["FOR_FLOWS", "FOR_GAUSSIANS", "Diffusers"]
+
+# those whose x grows with the noise, instead of keeping its variance
+EXPLODING = (
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+)
+FOR_BOTH = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+FOR_FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", *FOR_BOTH)
+FOR_GAUSSIANS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    *EXPLODING,
+    *FOR_BOTH,
+)
+
+
+class Diffusers(Solver):
+    """A scheduler of diffusers, made to fit a process.
+
+    Where a scheduler scales x by its noise, this is undone for all who see x: it keeps the process's scale. A
+    scheduler of order 2 asks the model twice a step. What is random in it is drawn by its own generators, one for
+    each sample, which are seeded by one draw of noise.
+
+    Args:
+        process: what the model was trained on.
+        name: of the scheduler's class: of ``FOR_GAUSSIANS`` or ``FOR_FLOWS``.
+        steps: that it takes.
+        settings: of the scheduler, beside those that follow from the process, e.g. ``use_karras_sigmas=True``. Clean
+            data are clipped with ``clip_sample=True`` only.
+
+    Raises:
+        InputError: if the scheduler doesn't exist, doesn't fit the process, or has no such setting, or if there are
+            fewer than 1 steps, or more than in training.
+    """
+
+    def __init__(self, process: Process, name: str, steps: int, **settings: Any) -> None:
+        import diffusers
+
+        fitting = FOR_FLOWS if isinstance(process, Flow) else FOR_GAUSSIANS
+        if name not in fitting:
+            raise InputError(f"no scheduler {name!r} for such a process: expected one of {', '.join(sorted(fitting))}")
+        kind = getattr(diffusers, name)
+        known = inspect.signature(kind.__init__).parameters
+        if unknown := settings.keys() - known.keys():
+            raise InputError(f"{name} has no setting {min(unknown)!r}: it has {', '.join(sorted(known))}")
+        implied = {key: value for key, value in _implied(process).items() if key in known}
+        self.process = process
+        self.scheduler = kind(**implied | settings)
+        most = process.steps if isinstance(process, Gaussian) else None
+        self.scheduler.set_timesteps(checked(steps, most))
+        self.calls = self.scheduler.order  # a step
+        self.count = -(-len(self.scheduler.timesteps) // self.calls)
+        self.exploding = name in EXPLODING
+        self.sure = not (isinstance(process, Gaussian) and process.variance == "learned" and name == "DDPMScheduler")
+        self.every = self._every()
+        self.times = torch.tensor(list(dict.fromkeys(self.every)), dtype=torch.float32)
+
+    def __call__(
+        self, denoise: Denoise, x: Tensor, noise: Draw, start: int = 0, constrain: Constrain | None = None
+    ) -> Iterator[State]:
+        """See :class:`Solver`."""
+        scheduler = copy.deepcopy(self.scheduler)  # it remembers earlier steps
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start * self.calls)
+        options = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            options["generator"] = _generators(noise())
+        x = x * float(scheduler.init_noise_sigma if start == 0 and self.exploding else self._growth(start * self.calls))
+        for number in range(start, self.count):
+            last = min((number + 1) * self.calls, len(self.every))
+            for call in range(number * self.calls, last):
+                x, clean = self._call(scheduler, denoise, x, call, options)
+            t = self.every[last] if last < len(self.every) else self.process.end
+            growth = self._growth(last)
+            seen = x / growth
+            if constrain is not None:
+                seen = constrain(seen, t)
+                x = seen * growth
+            yield State(number, self.count, t, seen, clean)
+
+    def noised(self, x0: Tensor, noise: Tensor, number: int) -> Tensor:
+        """See :class:`Solver`."""
+        return self.process.noised(x0, noise, self.every[number * self.calls])
+
+    def _call(
+        self, scheduler: Any, denoise: Denoise, x: Tensor, call: int, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """One question to the model, and what the scheduler makes of the answer: x and clean data."""
+        timestep, t = scheduler.timesteps[call], self.every[call]
+        seen = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+        output = denoise(seen, torch.tensor(t, dtype=torch.float32, device=x.device)).to(x.dtype)
+        clean = self.process.clean(output, seen, torch.tensor(t, dtype=torch.float64))
+        if isinstance(self.process, Gaussian) and self.sure:
+            output, _ = self.process.split(output, seen)
+        elif isinstance(self.process, Flow):
+            output = self.process.sign * output
+        return scheduler.step(output, timestep, x, **options, return_dict=False)[0], clean
+
+    def _every(self) -> list[float]:
+        """The model's time in every call."""
+        if isinstance(self.process, Flow):  # some round their timesteps
+            levels = self.scheduler.sigmas[: len(self.scheduler.timesteps)]
+            return self.process.at(levels.double()).tolist()
+        return self.scheduler.timesteps.double().tolist()
+
+    def _growth(self, call: int) -> float:
+        """By how much the scheduler's x is larger before a call than the process's."""
+        return math.sqrt(1 + float(self.scheduler.sigmas[call]) ** 2) if self.exploding else 1.0
+
+
+def _implied(process: Process) -> dict[str, Any]:
+    """Settings of schedulers that follow from a process; each scheduler has some of them.
+
+    Raises:
+        InputError: if they can't say what the process is.
+    """
+    if isinstance(process, Gaussian):
+        return {
+            "num_train_timesteps": process.steps,
+            "trained_betas": process.betas.tolist(),
+            "prediction_type": {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}[process.predicts],
+            "variance_type": {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}[
+                process.variance
+            ],
+            "clip_sample": False,
+            "lower_order_final": True,  # some have to be told what they do anyway
+        }
+    assert isinstance(process, Flow)
+    if not isinstance(process.path, Linear):
+        raise InputError("the schedulers of diffusers know straight flows only: take Euler, Heun or EulerMaruyama")
+    return {
+        "num_train_timesteps": 1000,
+        "shift": process.shift,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": process.shift,
+    }
+
+
+def _generators(noise: Tensor) -> list[torch.Generator]:
+    """One generator a row, which follows from the first number of the row alone."""
+    seeds = noise.flatten(1)[:, :1].float().cpu().contiguous().view(torch.int32)
+    return [torch.Generator().manual_seed(seed) for seed in seeds[:, 0].tolist()]
