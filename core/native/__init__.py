@@ -10,7 +10,7 @@ A row's result doesn't depend on the rows beside it, to the bit.
 from .attention import look_around, look_back
 from .compiled import compiled, in_parallel, one_at_a_time
 from .memory import Memory, StepCache
-from .pointwise import Norm, add, gelu, layer_norm
+from .pointwise import Norm, add, layer_norm
 from .product import Weight, linear, linear_gelu
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "Weight",
     "add",
     "compiled",
-    "gelu",
     "in_parallel",
     "layer_norm",
     "linear",

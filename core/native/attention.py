@@ -1,14 +1,18 @@
 """Attention of a few new tokens: to those before them, and to a memory of 8-bit integers."""
 
+import math
+
 import numpy as np
 from numba import prange
 
+from core.simd.rows import power
+
 from .compiled import compiled, in_parallel
-from .pointwise import exp
 
 __all__ = ["look_around", "look_back"]
 
 F = np.float32
+LOG2_E = F(math.log2(math.e))
 
 
 @compiled
@@ -18,7 +22,7 @@ def _softmax(scores):  # type: ignore[no-untyped-def]
     for t in range(len(scores)):
         most = max(most, scores[t])
     for t in range(len(scores)):
-        scores[t] = exp(scores[t] - most)
+        scores[t] = power((scores[t] - most) * LOG2_E)
     total = F(0)
     for t in range(len(scores)):
         total += scores[t]

@@ -8,10 +8,9 @@ from typing import Any
 import numba
 import torch
 
-__all__ = ["compiled", "in_parallel", "one_at_a_time"]
+from core.simd.team import FAST_MATH
 
-# Sums may be reordered into vectors. Infinities and NaN keep their meaning: diverged weights must show.
-FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+__all__ = ["compiled", "in_parallel", "one_at_a_time"]
 
 MOST_THREADS = numba.get_num_threads()  # before anybody has asked for fewer
 

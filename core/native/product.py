@@ -11,8 +11,9 @@ import torch
 from numba import prange
 from torch import Tensor, nn
 
+from core.simd.rows import EXACT, gelu
+
 from .compiled import compiled, in_parallel
-from .pointwise import gelu
 
 __all__ = ["Weight", "linear", "linear_gelu"]
 
@@ -94,4 +95,4 @@ def linear_gelu(x, weight, y, threads):  # type: ignore[no-untyped-def]
         first, last = part * size // threads, (part + 1) * size // threads
         _outputs(codes, scales, weight, y, first, last)
         for i in range(len(y)):
-            gelu(y[i, first:last])
+            gelu(y[i, first:last], EXACT)

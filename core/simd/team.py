@@ -17,7 +17,7 @@ from numba import njit, types
 
 from .tile import fetch_add
 
-__all__ = ["OWN", "SIGNATURE", "compiled", "next_job", "run", "scratch"]
+__all__ = ["FAST_MATH", "OWN", "SIGNATURE", "compiled", "next_job", "run", "scratch"]
 
 JOBS, MEMBERS, SCRATCH, SIZE, OWN = 0, 1, 2, 3, 4
 # sums may be reordered into vectors; infinities and NaN keep their meaning
