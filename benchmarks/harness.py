@@ -38,6 +38,18 @@ OURS = "sensorium"
 PEERS = ("openai-whisper", "ctranslate2", "transformers", "timm", "lightly", "open-clip-torch", "diffusers")
 
 
+def difference(output: Any, reference: Any) -> float:
+    """Largest absolute difference over the reference's largest magnitude; infinite when the shapes differ."""
+    ours, theirs = (np.asarray(as_array(x), dtype=np.float64) for x in (output, reference))
+    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        return float("inf")
+    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
+
+
+def as_array(x: Any) -> Any:
+    return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way to do the job.
@@ -66,6 +78,7 @@ class Case:
     items: int = 1
     tolerance: float = 1e-3
     reference: int = 1
+    compare: Callable[[Any, Any], float] = difference
 
 
 @dataclass
@@ -99,18 +112,6 @@ def in_unit(seconds: float, measurement: Measurement) -> float:
     return measurement.items / seconds
 
 
-def difference(output: Any, reference: Any) -> float:
-    """Largest absolute difference over the reference's largest magnitude; infinite when the shapes differ."""
-    ours, theirs = (np.asarray(as_array(x), dtype=np.float64) for x in (output, reference))
-    if ours.shape != theirs.shape or not np.isfinite(ours).all():
-        return float("inf")
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
-
-
-def as_array(x: Any) -> Any:
-    return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
-
-
 def measure(case: Case, repeats: int = 7, warmup: int = 2) -> list[Measurement]:
     """Run every contender of `case` `repeats` times in rotating order and return one measurement each.
 
@@ -120,7 +121,7 @@ def measure(case: Case, repeats: int = 7, warmup: int = 2) -> list[Measurement]:
         raise ValueError(f"repeats is {repeats}; a median needs at least 7 rounds")
     outputs = [contender.run() for contender in case.contenders]
     found = [
-        Measurement(case.job, c.name, case.unit, case.items, difference(output, outputs[case.reference]))
+        Measurement(case.job, c.name, case.unit, case.items, case.compare(output, outputs[case.reference]))
         for c, output in zip(case.contenders, outputs, strict=True)
     ]
     for contender, measured in zip(case.contenders, found, strict=True):

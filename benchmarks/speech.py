@@ -3,7 +3,8 @@
     python -m benchmarks.speech [--repeats 7] [--threads 2]
 
 All get the weights of the package that carries tiny.en, and find the files in ``$SENSORIUM_ASSETS`` (see the tests).
-The output that is compared is the share of words that were heard right: it may differ by half a percent.
+The output that is compared is the share of words that were heard right: nobody may hear half a percent less than
+faster-whisper in int8 does. To hear more is no fault.
 """
 
 import csv
@@ -28,7 +29,7 @@ from core.data.audio import read_audio
 
 FOLDER = Path(os.environ.get("SENSORIUM_ASSETS", Path(__file__).parents[2] / "shared" / "assets")) / "speech"
 LONG = 600  # seconds of the long recording: the clips over and over
-HALF = 0.005  # by which the shares of right words may differ
+HALF = 0.005  # by which the share of right words may be lower
 
 
 class Clip(NamedTuple):
@@ -101,6 +102,11 @@ def right(said: Sequence[str], heard: Sequence[str]) -> list[float]:
     return [1 - word_error_rate(list(said), list(heard))]
 
 
+def missed(heard: Sequence[float], reference: Sequence[float]) -> float:
+    """By how much the share of words that were heard right is below the reference's."""
+    return max(0.0, *(theirs - ours for ours, theirs in zip(heard, reference, strict=True)))
+
+
 def each(hear: Callable[[str], str]) -> Callable[[], list[float]]:
     """What hears all clips, one after the other."""
     return lambda: right([clip.said for clip in clips()], [hear(str(clip.path)) for clip in clips()])
@@ -129,6 +135,7 @@ def sixteen_clips() -> Case:
         items=len(clips()),
         tolerance=HALF,
         reference=3,
+        compare=missed,
     )
 
 
@@ -148,6 +155,7 @@ def ten_minutes() -> Case:
         items=round(len(wave) / SAMPLE_RATE),
         tolerance=HALF,
         reference=2,
+        compare=missed,
     )
 
 
