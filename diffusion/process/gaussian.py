@@ -4,6 +4,7 @@ Sources: Ho et al. 2020 (arXiv:2006.11239); Nichol and Dhariwal 2021, improved D
 2022 (arXiv:2202.00512) for v.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,14 +36,14 @@ class Gaussian(Process):
 
     Args:
         steps: of training.
-        schedule: ``"linear"``, ``"cosine"`` or ``"scaled_linear"``: see :func:`betas`.
+        schedule: ``"linear"``, ``"cosine"`` or ``"scaled_linear"``: see :func:`betas`; or the variances of the steps.
         predicts: what the model does: the noise, clean data, or v.
         variance: of a step back: that of the posterior (``"small"``), that of the step (``"large"``), or between both
             where the model says, in C more channels (``"learned"``), which trains the hybrid loss.
         weighting: of the squared error; None: all times alike.
 
     Raises:
-        InputError: if a word isn't one of those above.
+        InputError: if a word isn't one of those above, or the variances aren't `steps` numbers between 0 and 1.
     """
 
     end = -1.0
@@ -50,7 +51,7 @@ class Gaussian(Process):
     def __init__(
         self,
         steps: int = 1000,
-        schedule: Schedule = "linear",
+        schedule: Schedule | Sequence[float] = "linear",
         predicts: Predicts = "epsilon",
         variance: Variance = "small",
         weighting: Weighting | None = None,
@@ -61,7 +62,7 @@ class Gaussian(Process):
             raise InputError(f"variance {variance!r} of a process: expected small, large or learned")
         self.steps, self.schedule, self.predicts, self.variance = steps, schedule, predicts, variance
         self.weighting = weighting
-        self.betas = betas(schedule, steps)
+        self.betas = betas(schedule, steps) if isinstance(schedule, str) else _given(schedule, steps)
         bar = (1 - self.betas).cumprod(0)
         ratio = ((1 - bar) / bar).sqrt()  # of noise to signal
         self._ratios = torch.cat([ratio.new_zeros(1), ratio])  # the first is that of time -1
@@ -207,3 +208,10 @@ class Gaussian(Process):
         """The variance of the posterior between two squared ratios of noise to signal."""
         beta = (here - there) / (1 + here)
         return beta * (there / (1 + there)) / (here / (1 + here))
+
+
+def _given(variances: Sequence[float], steps: int) -> Tensor:
+    found = torch.tensor(list(variances), dtype=torch.float64)
+    if len(found) != steps or steps < 2 or not ((found > 0) & (found < 1)).all():
+        raise InputError(f"{len(found)} variances of steps: expected {steps}, 2 or more, all between 0 and 1")
+    return found

@@ -3,7 +3,9 @@
 import copy
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -41,8 +43,7 @@ class Diffusers(Solver):
     """A scheduler of diffusers, made to fit a process.
 
     Where a scheduler scales x by its noise, this is undone for all who see x: it keeps the process's scale. A
-    scheduler of order 2 asks the model twice a step. What is random in it is drawn by its own generators, one for
-    each sample, which are seeded by one draw of noise.
+    scheduler of order 2 asks the model twice a step. What is random in it comes from the solver's noise.
 
     Args:
         process: what the model was trained on.
@@ -85,14 +86,12 @@ class Diffusers(Solver):
         scheduler = copy.deepcopy(self.scheduler)  # it remembers earlier steps
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start * self.calls)
-        options = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            options["generator"] = _generators(noise())
+        step = _drawing(scheduler, noise)
         x = x * float(scheduler.init_noise_sigma if start == 0 and self.exploding else self._growth(start * self.calls))
         for number in range(start, self.count):
             last = min((number + 1) * self.calls, len(self.every))
             for call in range(number * self.calls, last):
-                x, clean = self._call(scheduler, denoise, x, call, options)
+                x, clean = self._call(scheduler, step, denoise, x, call)
             t = self.every[last] if last < len(self.every) else self.process.end
             growth = self._growth(last)
             seen = x / growth
@@ -106,7 +105,7 @@ class Diffusers(Solver):
         return self.process.noised(x0, noise, self.every[number * self.calls])
 
     def _call(
-        self, scheduler: Any, denoise: Denoise, x: Tensor, call: int, options: dict[str, Any]
+        self, scheduler: Any, step: Callable[..., Any], denoise: Denoise, x: Tensor, call: int
     ) -> tuple[Tensor, Tensor]:
         """One question to the model, and what the scheduler makes of the answer: x and clean data."""
         timestep, t = scheduler.timesteps[call], self.every[call]
@@ -117,7 +116,7 @@ class Diffusers(Solver):
             output, _ = self.process.split(output, seen)
         elif isinstance(self.process, Flow):
             output = self.process.sign * output
-        return scheduler.step(output, timestep, x, **options, return_dict=False)[0], clean
+        return step(output, timestep, x, return_dict=False)[0], clean
 
     def _every(self) -> list[float]:
         """The model's time in every call."""
@@ -160,7 +159,14 @@ def _implied(process: Process) -> dict[str, Any]:
     }
 
 
-def _generators(noise: Tensor) -> list[torch.Generator]:
-    """One generator a row, which follows from the first number of the row alone."""
-    seeds = noise.flatten(1)[:, :1].float().cpu().contiguous().view(torch.int32)
-    return [torch.Generator().manual_seed(seed) for seed in seeds[:, 0].tolist()]
+def _drawing(scheduler: Any, noise: Draw) -> Callable[..., Any]:
+    """The scheduler's step, with `noise` for its random numbers.
+
+    Schedulers draw by ``randn_tensor``, which takes generators, and the samples of a batch may not share one. So the
+    step sees another function of that name; nobody else does.
+    """
+    theirs = type(scheduler).step
+    names = {**theirs.__globals__, "randn_tensor": lambda shape, **_: noise()}
+    step = FunctionType(theirs.__code__, names, theirs.__name__, theirs.__defaults__, theirs.__closure__)
+    step.__kwdefaults__ = theirs.__kwdefaults__
+    return partial(step, scheduler)
