@@ -1,6 +1,7 @@
 """From noise to pictures: one sample for each seed, the same whatever batch it is in."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,8 +60,7 @@ class Sampler:
         """
         for first in range(0, len(seeds), batch):
             at = slice(first, first + batch)
-            part = rows(condition, at)
-            yield from as_bytes(self._batch(part, seeds[at], original, lambda state, n=first: watch(n, state)))
+            yield from as_bytes(self._batch(rows(condition, at), seeds[at], original, partial(watch, first)))
 
     @torch.inference_mode()
     def _batch(

@@ -12,6 +12,7 @@ from sensorium.commands.classify import classify
 from sensorium.commands.embed import embed
 from sensorium.commands.explain import explain
 from sensorium.commands.export import export
+from sensorium.commands.generate import generate
 from sensorium.commands.interpolate import interpolate
 from sensorium.commands.models import models
 from sensorium.commands.search import search
@@ -37,6 +38,7 @@ app.command()(classify)
 app.command()(embed)
 app.command()(search)
 app.command()(explain)
+app.command()(generate)
 for _name, _help in TRAINER_COMMANDS.items():
     app.command(
         _name,

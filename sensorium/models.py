@@ -28,7 +28,9 @@ def load(source: str | Path, **settings: Any) -> Any:
     A Whisper becomes an `audio.transcribe.Transcriber`: ``load("tiny.en")("talk.mp3").text``; `settings` are those of
     `audio.transcribe.Settings`, such as ``language="de"``, and `precision`: what is fastest on the machine, or
     ``"float32"`` (see `audio.fast.fast_whisper`). An image encoder becomes a `vision.vit.ViT` or
-    `vision.swin.Swin` in evaluation mode, which maps images (B, C, H, W) to logits or features.
+    `vision.swin.Swin` in evaluation mode, which maps images (B, C, H, W) to logits or features. A DiT or SiT becomes a
+    `diffusion.generate.Generator`: ``load(...).generate("sneaker", num=4)``; `settings` are `precision`, and `vae`, the
+    folder of its autoencoder if that isn't where the model says.
 
     Args:
         source: a name of `list_models`, a bundle, a checkpoint's file or folder, or ``owner/name`` of the Hugging Face
@@ -40,20 +42,22 @@ def load(source: str | Path, **settings: Any) -> Any:
     from audio.checkpoints import find_whisper
 
     path = find_whisper(str(source))
-    return {"audio": _transcriber, "vision": _encoder}[_family(path)](path, settings)
+    return {"audio": _transcriber, "diffusion": _generator, "vision": _encoder}[_family(path)](path, settings)
 
 
 def _family(path: Path) -> str:
     """The package that a model belongs to, by what its bundle says or what its tensors are called."""
     from core.weights import is_bundle, read, read_bundle
+    from sensorium.generators import is_generator
+    from sensorium.whispers import is_whisper
 
+    if is_generator(path):
+        return "diffusion"
     if path.suffix == ".ckpt":
-        from sensorium.whispers import is_whisper
-
         return "audio" if is_whisper(path) else "vision"
     family = read_bundle(path).model.partition(".")[0] if is_bundle(path) else _family_of(read(path).tensors)
     if family not in ("audio", "vision"):
-        raise InputError(f"{path} holds no model that is known: expected a Whisper or an image encoder")
+        raise InputError(f"{path} holds no model that is known: expected a Whisper, an image encoder or a DiT")
     return family
 
 
@@ -77,6 +81,13 @@ def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
     _refuse_unknown(settings, Settings.__dataclass_fields__, "transcriber")
     model, _ = open_whisper(path)
     return Transcriber(fast_whisper(model, precision), settings=Settings(**settings))
+
+
+def _generator(path: Path, settings: dict[str, Any]) -> Any:
+    from sensorium.generators import open_generator
+
+    _refuse_unknown(settings, ("precision", "vae"), "diffusion model")
+    return open_generator(path, settings.get("vae")).generator(settings.get("precision", "auto"))
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:
