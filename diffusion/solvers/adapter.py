@@ -64,10 +64,10 @@ class Diffusers(Solver):
         if name not in fitting:
             raise InputError(f"no scheduler {name!r} for such a process: expected one of {', '.join(sorted(fitting))}")
         kind = getattr(diffusers, name)
-        known = inspect.signature(kind.__init__).parameters
-        if unknown := settings.keys() - known.keys():
+        known = inspect.signature(kind.__init__).parameters.keys() - {"self"}
+        if unknown := settings.keys() - known:
             raise InputError(f"{name} has no setting {min(unknown)!r}: it has {', '.join(sorted(known))}")
-        implied = {key: value for key, value in _implied(process).items() if key in known}
+        implied = {key: value for key, value in _implied(process, name).items() if key in known}
         self.process = process
         self.scheduler = kind(**implied | settings)
         most = process.steps if isinstance(process, Gaussian) else None
@@ -75,7 +75,7 @@ class Diffusers(Solver):
         self.calls = self.scheduler.order  # a step
         self.count = -(-len(self.scheduler.timesteps) // self.calls)
         self.exploding = name in EXPLODING
-        self.sure = not (isinstance(process, Gaussian) and process.variance == "learned" and name == "DDPMScheduler")
+        self.translate = _translation(process, name)
         self.every = self._every()
         self.times = torch.tensor(list(dict.fromkeys(self.every)), dtype=torch.float32)
 
@@ -111,12 +111,9 @@ class Diffusers(Solver):
         timestep, t = scheduler.timesteps[call], self.every[call]
         seen = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
         output = denoise(seen, torch.tensor(t, dtype=torch.float32, device=x.device)).to(x.dtype)
-        clean = self.process.clean(output, seen, torch.tensor(t, dtype=torch.float64))
-        if isinstance(self.process, Gaussian) and self.sure:
-            output, _ = self.process.split(output, seen)
-        elif isinstance(self.process, Flow):
-            output = self.process.sign * output
-        return step(output, timestep, x, return_dict=False)[0], clean
+        time = torch.tensor(t, dtype=torch.float64)
+        x = step(self.translate(output, seen, time), timestep, x, return_dict=False)[0]
+        return x, self.process.clean(output, seen, time)
 
     def _every(self) -> list[float]:
         """The model's time in every call."""
@@ -130,23 +127,26 @@ class Diffusers(Solver):
         return math.sqrt(1 + float(self.scheduler.sigmas[call]) ** 2) if self.exploding else 1.0
 
 
-def _implied(process: Process) -> dict[str, Any]:
-    """Settings of schedulers that follow from a process; each scheduler has some of them.
+def _implied(process: Process, name: str) -> dict[str, Any]:
+    """Settings of a scheduler that follow from a process; each scheduler has some of them.
 
     Raises:
         InputError: if they can't say what the process is.
     """
     if isinstance(process, Gaussian):
-        return {
+        variances = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
+        settings = {
             "num_train_timesteps": process.steps,
             "trained_betas": process.betas.tolist(),
             "prediction_type": {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}[process.predicts],
-            "variance_type": {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}[
-                process.variance
-            ],
             "clip_sample": False,
             "lower_order_final": True,  # some have to be told what they do anyway
         }
+        if name == "DDPMScheduler":  # others would cut learned variances off behind the third channel
+            settings["variance_type"] = variances[process.variance]
+        if name in EXPLODING and process.predicts == "x0":
+            settings["prediction_type"] = "epsilon"  # some of these don't know models of clean data
+        return settings
     assert isinstance(process, Flow)
     if not isinstance(process.path, Linear):
         raise InputError("the schedulers of diffusers know straight flows only: take Euler, Heun or EulerMaruyama")
@@ -157,6 +157,19 @@ def _implied(process: Process) -> dict[str, Any]:
         "use_flow_sigmas": True,
         "flow_shift": process.shift,
     }
+
+
+def _translation(process: Process, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """What makes of a model's output, x and t the output that the scheduler expects."""
+    if isinstance(process, Flow):
+        sign = process.sign
+        return lambda output, x, t: sign * output
+    assert isinstance(process, Gaussian)
+    if name in EXPLODING and process.predicts == "x0":
+        return process.noise
+    if name == "DDPMScheduler" and process.variance == "learned":
+        return lambda output, x, t: output
+    return lambda output, x, t: process.split(output, x)[0]
 
 
 def _drawing(scheduler: Any, noise: Draw) -> Callable[..., Any]:
