@@ -203,7 +203,7 @@ class Generator:
         sampler = Sampler(
             self.model, solver, guidance, self.latents, (self.config.channels, height, width), self.device
         )
-        return sampler(self._condition(classes), seeds, settings.batch, original, watch)
+        return sampler(self.condition(classes), seeds, settings.batch, original, watch)
 
     def pixels(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The (height, width) of pictures that are asked for in a size, by default as trained.
@@ -240,10 +240,9 @@ class Generator:
         anew = None if mask is None else _tensor(cut(mask.convert("L")))[0] >= 128
         return Original(pixels, anew, strength)
 
-    def _condition(self, classes: Sequence[int | None]) -> Condition:
-        if not self.config.classes:
-            return None
-        return Labels(torch.tensor(classes, device=self.device))
+    def condition(self, classes: Sequence[int | None]) -> Condition:
+        """What the model is told of pictures of these classes."""
+        return Labels(torch.tensor(classes, device=self.device)) if self.config.classes else None
 
 
 def _cutter(size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:

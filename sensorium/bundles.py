@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_encoder_bundle", "write_towers_bundle", "write_whisper_bundle"]
+__all__ = ["write_encoder_bundle", "write_generator_bundle", "write_towers_bundle", "write_whisper_bundle"]
 
 
 def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str | None = None) -> None:
@@ -19,6 +19,20 @@ def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str
         source=origin.source,
     )
     _save(folder, encoder, said, {}, precision)
+
+
+def write_generator_bundle(opened: Any, folder: Path, precision: str | None = None) -> None:
+    """Write a diffusion model (`sensorium.generators.OpenGenerator`), with its process, latents and settings."""
+    from core.weights import Bundle
+
+    said = Bundle(
+        f"diffusion.{type(opened.model).__name__}",
+        asdict(opened.model.config),
+        preprocessing={"latents": opened.recipes["latents"]},
+        labels=opened.labels,
+        notes={"process": opened.recipes["process"], "generate": opened.settings},
+    )
+    _save(folder, opened.model, said, {}, precision)
 
 
 def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None) -> None:

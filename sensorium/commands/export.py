@@ -22,7 +22,7 @@ def export(
     model: Annotated[
         Path,
         typer.Argument(
-            help="image encoder, CLIP, SigLIP or Whisper: bundle, .ckpt of sensorium fit, weights of others; or a "
+            help="image encoder, CLIP, SigLIP, Whisper or DiT: bundle, .ckpt of sensorium fit, weights of others; or a "
             "Whisper's name"
         ),
     ],
@@ -64,6 +64,7 @@ def export(
     from audio.checkpoints import CHECKPOINTS, find_whisper
     from core.weights.files import replacing
     from sensorium.encoders import load_any
+    from sensorium.generators import is_generator
     from sensorium.towers import is_towers
     from sensorium.whispers import is_whisper
 
@@ -75,6 +76,9 @@ def export(
     place = _place(output, kind)
     if not model.exists() and str(model) in CHECKPOINTS:
         model = find_whisper(str(model))
+    if model.exists() and is_generator(model):
+        _export_generator(model, place, kind, precision)
+        return
     if model.exists() and is_whisper(model):
         _export_whisper(model, place, kind, precision)
         return
@@ -141,6 +145,27 @@ def _export_whisper(model: Path, output: Path, kind: str, precision: str | None)
     with torch.no_grad():
         gap = float((again.eval()(mel, tokens) - whisper(mel, tokens)).abs().max())
     print(f"{output}: {'a bundle' if kind == 'bundle' else f'names of {kind}'}, read again; logits differ by {gap:.1e}")
+
+
+def _export_generator(model: Path, output: Path, kind: str, precision: str | None) -> None:
+    """Write a diffusion model, read it again, and see that it predicts as before."""
+    import torch
+
+    from diffusion.condition import Labels
+    from sensorium.bundles import write_generator_bundle
+    from sensorium.generators import open_generator
+
+    if kind != "bundle":
+        raise InputError(f"a diffusion model can't be written as {kind}: leave out --format for a bundle")
+    opened = open_generator(model)
+    config = opened.model.config
+    x = torch.randn(2, config.channels, *config.image, generator=torch.Generator().manual_seed(0))
+    t, told = torch.full((2,), 0.5), Labels(torch.zeros(2, dtype=torch.long)) if config.classes else None
+    with torch.no_grad():
+        expected = opened.model(x, t, told)
+        write_generator_bundle(opened, output, precision)
+        gap = float((open_generator(output).model(x, t, told) - expected).abs().max())
+    print(f"{output}: a bundle, read again; predictions differ by {gap:.1e}")
 
 
 def _example(encoder: Any) -> Any:

@@ -171,6 +171,17 @@ def test_precisions_agree(folder: Path) -> None:
     assert max(gaps) < 4
 
 
+def test_an_exported_model_draws_the_same(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["export", "flow", "-o", "again"]) == 0
+    assert "predictions differ by 0.0e+00" in capsys.readouterr().out
+    assert generate("-n", "2", "-o", "first") == 0
+    assert generate("-n", "2", "-o", "second", model="again") == 0
+    assert all(same(path, Path("second") / path.name) for path in Path("first").glob("*_0*.png"))
+    capsys.readouterr()
+    assert main(["export", "flow", "-o", "model.onnx"]) == 2
+    assert "a diffusion model can't be written as onnx" in capsys.readouterr().err
+
+
 BAD = [
     (["-c", "troser"], "no class 'troser': the nearest are 'Trouser'"),
     (["-c", "boot"], "the nearest are 'Ankle boot'"),

@@ -86,7 +86,7 @@ def test_no_guidance_is_the_model_alone(tmp_path: Path) -> None:
     x = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(9))[None]
     with torch.no_grad():
         for step in range(4):
-            x = x + opened.model(x, torch.tensor([step / 4]), generator._condition([2])) / 4
+            x = x + opened.model(x, torch.tensor([step / 4]), generator.condition([2])) / 4
     expected = ((x + 1) * 127.5).round().clamp(0, 255)[0, 0]
     assert (drawn[..., 0].float() - expected).abs().max() <= 1
 
