@@ -1,6 +1,6 @@
 """How often a flow is trained at each level of noise."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -8,14 +8,15 @@ from torch import Tensor
 __all__ = ["LogitNormal", "Times", "Uniform"]
 
 
-class Times(Protocol):
+class Times(ABC):
     """Turns uniform draws into levels of noise."""
 
+    @abstractmethod
     def __call__(self, draws: Tensor) -> Tensor:
         """Turn draws (B,) in [0, 1) into levels (B,) in [0, 1]: 0 = data, 1 = noise."""
 
 
-class Uniform:
+class Uniform(Times):
     """Every level as often as any other."""
 
     def __call__(self, draws: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ class Uniform:
         return draws
 
 
-class LogitNormal:
+class LogitNormal(Times):
     """Middle levels more often: the logit of the level is normal (Esser et al. 2024, arXiv:2403.03206, section 3.1).
 
     Args:

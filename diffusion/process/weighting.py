@@ -1,6 +1,7 @@
 """How much each time counts in the loss of a Gaussian process."""
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor
 
@@ -11,14 +12,15 @@ __all__ = ["MinSNR", "Predicts", "Weighting"]
 Predicts = Literal["epsilon", "x0", "v"]
 
 
-class Weighting(Protocol):
+class Weighting(ABC):
     """Weights of the squared error."""
 
+    @abstractmethod
     def __call__(self, snr: Tensor, predicts: Predicts) -> Tensor:
         """Turn ratios of signal to noise (B,), variance over variance, into weights (B,)."""
 
 
-class MinSNR:
+class MinSNR(Weighting):
     """Errors of clean data count by the signal-to-noise ratio, at most `gamma` (Hang et al. 2023, arXiv:2303.09556).
 
     Args:

@@ -14,11 +14,12 @@ from core.data.order import keys
 from core.data.sets import ImageSet, Split, few
 from core.errors import InputError
 from core.train.folders import write_text
+from core.train.measuring import due, evaluating, run_folder
 from multimodal.retrieval import recall_at
 from multimodal.tasks.data import ImageTextData
 from multimodal.templates import templates
 from multimodal.zero_shot import label_embeddings, text_embeddings
-from vision.tasks.evaluate import due, embed_images, evaluating, run_folder
+from vision.tasks.evaluate import embed_images
 
 __all__ = ["EvaluatePairs"]
 

@@ -1,10 +1,8 @@
 """How good the features are, measured while they are being learned: neighbours, a linear probe, collapse."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +18,11 @@ from core.train.collapse import effective_rank, rank_me, spread, trouble
 from core.train.folders import write_text
 from core.train.knn import knn
 from core.train.logistic import fit_logistic
+from core.train.measuring import due, evaluating, run_folder
 from core.train.processes import gathered
 from vision.features import Feature, image_features
 
-__all__ = ["Evaluate", "embed_images", "encoder_of", "evaluating", "run_folder"]
+__all__ = ["Evaluate", "embed_images", "encoder_of"]
 
 
 class Evaluate(Callback):
@@ -215,31 +214,6 @@ def encoder_of(task: Any) -> nn.Module:
     if not isinstance(encoder, nn.Module) or not hasattr(encoder, "features"):
         raise InputError(f"{type(task).__name__} has no image encoder, so its features can't be evaluated")
     return encoder
-
-
-@contextmanager
-def evaluating(task: nn.Module) -> Iterator[None]:
-    """Without gradients and with every module in evaluation; afterwards each is as it was."""
-    trained = [module for module in task.modules() if module.training]
-    try:
-        task.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module in trained:
-            module.training = True
-
-
-def due(trainer: Trainer, every: int) -> bool:
-    """Whether this epoch is measured: each ``every``-th, and the last."""
-    done = trainer.current_epoch + 1
-    last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
-    return done % every == 0 or last
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """Where a run's results go; every process has to ask."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def _accuracy(scores: Tensor, truth: Tensor) -> float:

@@ -11,11 +11,12 @@ from torch import Tensor
 from core.data.order import keys, uniforms
 from core.data.sets import few
 from core.errors import InputError
+from core.train.measuring import due, evaluating, run_folder
 from core.weights.files import replacing
 from vision.explain import attention_maps, patch_colours
 from vision.mae import MaskedAutoencoder
 from vision.pictures import as_colours, heat, overlay, sheet, shown
-from vision.tasks.evaluate import due, encoder_of, evaluating, run_folder
+from vision.tasks.evaluate import encoder_of
 from vision.vit import ViT
 
 __all__ = ["Pictures"]
