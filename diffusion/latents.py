@@ -3,7 +3,6 @@
 Pictures are (B, C, H, W) in [-1, 1].
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.weights.files import read_json
+from core.weights.files import digest, read_json
 
 __all__ = ["AutoEncoder", "Latents", "Pixels"]
 
@@ -163,11 +162,8 @@ class AutoEncoder(Latents):
 
     def identity(self) -> dict[str, Any]:
         """See :class:`Latents`: the weights, and what they compute in; not where they lie."""
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.glob("*.safetensors")):
-            digest.update(path.read_bytes())
         kind = str(self.config["_class_name"])
-        return {"kind": kind, "weights": digest.hexdigest(), "precision": self.precision}
+        return {"kind": kind, "weights": digest(self.folder), "precision": self.precision}
 
     def _scaled(self, latents: Tensor) -> Tensor:
         return (latents - self.shift) * self.scale

@@ -1,5 +1,6 @@
 """Files and folders that appear only when they are complete."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 
 from core.errors import InputError
 
-__all__ = ["read_json", "replacing", "section", "sync"]
+__all__ = ["digest", "read_json", "replacing", "section", "sync"]
 
 MAX_JSON = 64 * 2**20
 
@@ -70,3 +71,22 @@ def section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return an object inside a JSON object, or nothing if there is none of that name."""
     found = data.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the weights in a folder, in hexadecimal digits.
+
+    Raises:
+        InputError: if there is nothing to read.
+    """
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    found = hashlib.sha256()
+    try:
+        for file in files:
+            with file.open("rb") as opened:
+                found.update(hashlib.file_digest(opened, "sha256").digest())
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    if not files:
+        raise InputError(f"{path}: holds no .safetensors")
+    return found.hexdigest()
