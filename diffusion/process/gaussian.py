@@ -160,7 +160,7 @@ class Gaussian(Process):
             # the reconstruction from the first step has no use for a variance of beta, which is tiny there
             return Normal(mean, torch.where(over(before, x_t) < 0, small, over(beta.log(), x_t)))
         assert said is not None
-        return Normal(mean, torch.lerp(small.expand_as(said), over(beta.log(), x_t).expand_as(said), (said + 1) / 2))
+        return Normal(mean, small + (said + 1) / 2 * (over(beta.log(), x_t) - small))
 
     def loss(
         self, output: Tensor, x0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor
