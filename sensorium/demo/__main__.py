@@ -1,4 +1,4 @@
-"""``python -m sensorium.demo``: three jobs on real input, and ``demo_out/report.html`` about them."""
+"""``python -m sensorium.demo``: four jobs on real input, and ``demo_out/report.html`` about them."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from sensorium.demo import images, pictures, report, speech, words
+from sensorium.demo import drawing, images, pictures, report, speech, words
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("sensorium", "torch", "lightning", "timm", "numpy")
@@ -48,6 +48,10 @@ def run(out: Path, epochs: int) -> Path:
     trained = images.train(ROOT, out.resolve(), epochs)
     print("\n3. Words: a small CLIP tells the test images apart by labels in words", flush=True)
     reading = words.read(ROOT, out.resolve())
+    drawn = None
+    if drawing.is_there(ROOT):
+        print("\n4. Drawing: a small DiT draws clothes out of noise", flush=True)
+        drawn = drawing.draw(ROOT, out.resolve())
     page = report.Report(
         "Sensorium: a first look",
         "A real speech recogniser, an image classifier trained a moment ago, and a model of images and words, on one "
@@ -59,6 +63,8 @@ def run(out: Path, epochs: int) -> Path:
     page.section("Images: a Vision Transformer learns", *image_parts(trained))
     page.section("Looking inside: where the ViT looks", *attention_parts(trained))
     page.section("Words: a small CLIP", *word_parts(reading))
+    if drawn is not None:
+        page.section("Drawing: a small DiT", *drawing_parts(drawn))
     page.section("How this was made", *machine_parts(heard, trained, reading, total))
     path = out / "report.html"
     page.write(path)
@@ -169,6 +175,21 @@ def word_parts(reading: words.Reading) -> list[str]:
         report.text("What fits some words best, of all test images:"),
         report.image(pictures.found_images(reading.found), "search results"),
         report.image(pictures.confusion(counts, words.LABELS), "confusion matrix of the labels in words"),
+    ]
+
+
+def drawing_parts(drawn: drawing.Drawing) -> list[str]:
+    """Commands, all pictures, and how the first ones come out of the noise."""
+    return [
+        report.text(
+            "The diffusion model in assets/dit_fashion_mnist was trained by a configuration of this repository. Each "
+            "picture follows from its class and its seed alone. In "
+            f"{drawn.recognised} of {drawn.count} the small CLIP sees the class that was asked for."
+        ),
+        *(report.command(line) for line in drawn.commands),
+        report.image(drawn.sheet, "drawn pictures with class and seed"),
+        report.text("The first eight on their way: what the solver holds, and below what the model sees in it."),
+        report.animation(drawn.film, "pictures coming out of noise"),
     ]
 
 

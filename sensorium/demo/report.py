@@ -80,6 +80,11 @@ def image(png: bytes, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
+def animation(webp: bytes, alt: str) -> str:
+    """A moving picture inside the page."""
+    return f'<img alt="{escape(alt)}" src="data:image/webp;base64,{base64.b64encode(webp).decode()}">'
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """A table of cells that are HTML already (escape them); the columns in `numbers` are set to the right."""
 
