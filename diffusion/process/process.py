@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-__all__ = ["Process", "over"]
+__all__ = ["Process", "exact", "over"]
 
 
 class Process(ABC):

@@ -11,7 +11,7 @@ from torch import Tensor
 from core.errors import InputError
 from diffusion.process import Process
 
-__all__ = ["Constrain", "Denoise", "Draw", "Solver", "State", "Stepwise"]
+__all__ = ["Constrain", "Denoise", "Draw", "Solver", "State", "Stepwise", "checked"]
 
 Draw = Callable[[], Tensor]
 
