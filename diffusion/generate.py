@@ -15,9 +15,9 @@ from diffusion.guidance import Guidance
 from diffusion.latents import Latents, Pixels
 from diffusion.original import Original
 from diffusion.process import Process
-from diffusion.quick import first_weight
 from diffusion.sample import Sampler, Watch
 from diffusion.solver_names import named_solver, solver_names
+from diffusion.speed.quick import first_weight
 
 __all__ = ["Generator", "Settings"]
 

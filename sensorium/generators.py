@@ -39,18 +39,16 @@ class OpenGenerator(NamedTuple):
     recipes: dict[str, Any]
 
     def generator(self, precision: Any = "auto") -> Any:
-        """The `diffusion.generate.Generator` on the fastest device, in a precision of `core.nn.precision.fast`."""
+        """The `diffusion.generate.Generator` on the fastest device, in a precision of `diffusion.speed.quick`."""
         import torch
 
+        from core.weights import from_plain
         from diffusion.generate import Generator, Settings
-        from diffusion.quick import quick
+        from diffusion.speed.quick import quick
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = quick(self.model.to(device), precision)
-        try:
-            settings = Settings(**self.settings)
-        except TypeError as error:
-            raise InputError(f"the model's own settings can't be followed: {error}") from error
+        settings = from_plain(Settings, self.settings, "settings")
         return Generator(model, self.process, self.latents, self.labels, settings)
 
     def fingerprint(self) -> str:
@@ -152,14 +150,24 @@ def _trained(path: Path, vae: str | None) -> OpenGenerator:
     task: Any = rebuild(path)
     if not all(hasattr(task, name) for name in ("model", "process", "latents")):
         raise InputError(f"{path} trained a {type(task).__name__}, which draws nothing")
-    said = read_recipe(path)["model"].get("init_args") or {}
+    recipe = read_recipe(path)
+    said = recipe["model"].get("init_args") or {}
     recipes = {"process": dict(said["process"]), "latents": dict(said.get("latents") or PIXELS)}
     latents = task.latents
     if vae is not None:
         recipes["latents"] = _autoencoder(vae)
         latents = made(recipes["latents"])
     labels = tuple(read_checkpoint(path).get("class_names") or ())
-    return OpenGenerator(task.model.eval(), task.process, latents, labels, {}, recipes)
+    return OpenGenerator(task.model.eval(), task.process, latents, labels, _sampled(recipe), recipes)
+
+
+def _sampled(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with which a training drew its samples, if it did."""
+    for callback in (recipe.get("trainer") or {}).get("callbacks") or ():
+        if callback["class_path"] == "diffusion.tasks.samples.Samples":
+            settings = callback["init_args"].get("settings") or {}
+            return {name: value for name, value in settings.items() if value is not None and name != "batch"}
+    return {}
 
 
 def _released(path: Path, vae: str | None) -> OpenGenerator:

@@ -11,7 +11,7 @@ from .context import Ctx
 from .feedforward import GatedMlp, Mlp
 from .norm import LayerScale
 
-__all__ = ["InRows", "Joined", "Overwriting", "folded", "joined", "last_layer"]
+__all__ = ["InRows", "Joined", "Overwriting", "folded", "joined", "last_layer", "with_gelu"]
 
 
 class Joined(nn.Module):
@@ -109,11 +109,11 @@ def joined(model: nn.Module) -> nn.Module:
                     continue
                 setattr(parent, name, Joined(branch))
                 if type(branch.fn) is Mlp and type(branch.fn.act) is nn.GELU:
-                    _with_gelu(branch.fn, branch.fn.act.approximate)
+                    with_gelu(branch.fn, branch.fn.act.approximate)
     return model
 
 
-def _with_gelu(mlp: Mlp, approximate: str) -> None:
+def with_gelu(mlp: Mlp, approximate: str) -> None:
     """GELU as a part of the layer before it, if that can."""
     before: Any = mlp.fc1
     if hasattr(before, "gelu"):

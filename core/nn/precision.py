@@ -21,7 +21,7 @@ from .int8 import coded, has_codes, observed
 from .rowwise import Int8Linear, has_integers
 from .tiled import int8_linear
 
-__all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "replaced"]
+__all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "packs", "replaced"]
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -117,12 +117,12 @@ def fast(
         in_blocks(model)
     if precision == "int8" and calibrate is None:
         return joined(replaced(model, int8_linear, chosen))
-    if _packs(torch.float32 if precision == "float32" else torch.bfloat16):
+    if packs(torch.float32 if precision == "float32" else torch.bfloat16):
         replaced(model, PackedLinear, chosen)
     return joined(model)
 
 
-def _packs(dtype: torch.dtype) -> bool:
+def packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes linear layers of a type on this processor."""
     if not torch.backends.mkldnn.is_available():
         return False

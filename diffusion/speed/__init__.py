@@ -1,0 +1,1 @@
+"""Fewer and cheaper computations for the same pictures."""
