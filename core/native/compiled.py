@@ -18,7 +18,11 @@ _lock = threading.Lock()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function of arrays at its first call; the result is kept on disk for later processes."""
+    """Compile a function of arrays at its first call; the result is kept on disk for later processes.
+
+    What is kept knows of changes in the function's own file only: after one in a file that it calls, remove the
+    ``__pycache__`` folders.
+    """
     return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True, cache=True)(function)
 
 

@@ -11,6 +11,8 @@ import torch
 from numba import prange
 from torch import Tensor, nn
 
+from core.simd import available
+from core.simd.dots import NUMBERS, OUTPUTS, ROWS, dots_int16
 from core.simd.rows import EXACT, gelu
 
 from .compiled import compiled, in_parallel
@@ -69,12 +71,47 @@ def _dot(x, weight):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _together(x, codes, first, totals):  # type: ignore[no-untyped-def]
+    """Sums of as many rows as come in fours, whose number is returned: a weight is widened once for four rows."""
+    size, outputs = x.shape[1], totals.shape[1]
+    rows = len(x) // ROWS * ROWS
+    if size % NUMBERS or outputs < OUTPUTS:
+        return 0
+    found = np.empty((ROWS, OUTPUTS), np.int32)
+    x_at, codes_at, found_at = x.ctypes.data, codes.ctypes.data + size * first, found.ctypes.data
+    for pair in range(0, outputs, OUTPUTS):
+        o = min(pair, outputs - OUTPUTS)  # the last may repeat one
+        for i in range(0, rows, ROWS):
+            dots_int16(x_at + 2 * size * i, 2 * size, codes_at + size * o, size, found_at, size // NUMBERS)
+            for r in range(ROWS):
+                for c in range(OUTPUTS):
+                    totals[i + r, o + c] = found[r, c]
+    return rows
+
+
+@compiled
+def _not_together(x, codes, first, totals):  # type: ignore[no-untyped-def]
+    """Where the processor lacks the instructions for `_together`."""
+    return 0
+
+
+_fours = _together if available() else _not_together
+
+
+@compiled
 def _outputs(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped-def]
-    """Outputs from `first` to `last`, of which that is not one: each weight is read once."""
-    for o in range(first, last):
-        row, scale, bias = weight.codes[o], weight.scales[o], weight.bias[o]
-        for i in range(len(x)):
-            y[i, o] = F(_dot(x[i], row)) * (x_scales[i] * scale) + bias
+    """Outputs from `first` to `last`, of which that is not one."""
+    codes, scales, bias = weight
+    rows = len(x)
+    totals = np.empty((rows, last - first), np.int32)
+    done = _fours(x, codes, first, totals)
+    if done < rows:
+        for o in range(first, last):
+            for i in range(done, rows):
+                totals[i, o - first] = _dot(x[i], codes[o])
+    for i in range(rows):  # in one place for all, so that all are rounded alike
+        for o in range(first, last):
+            y[i, o] = F(totals[i, o - first]) * (x_scales[i] * scales[o]) + bias[o]
 
 
 @in_parallel

@@ -14,20 +14,26 @@ __all__ = ["COLUMNS", "ROWS", "address_of", "fetch_add", "pointer", "tile_bf16",
 ROWS, COLUMNS = 6, 64
 WIDTH = 16  # 32-bit numbers in a register
 VECTORS = COLUMNS // WIDTH
-_intrinsic: Any = intrinsic  # what it makes takes no context
+function_of_llvm: Any = intrinsic  # what it makes takes no context
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
-def _long(value: int) -> Any:
+def long(value: int) -> Any:
     return ir.Constant(LONG, value)
 
 
-def _at(builder: Any, kind: Any, *offsets: Any) -> Any:
+def at(builder: Any, kind: Any, *offsets: Any) -> Any:
     """A pointer to a kind of value at the sum of integers."""
     total = offsets[0]
     for offset in offsets[1:]:
         total = builder.add(total, offset)
     return builder.inttoptr(total, kind.as_pointer())
+
+
+def dot_product(builder: Any, instruction: str, a: Any, b: Any, total: Any) -> Any:
+    """16 sums, and the products of a and b that an instruction adds to each: registers of the type of the sums."""
+    kind = ir.FunctionType(total.type, [total.type] * 3)
+    return builder.asm(kind, f"{instruction} $2, $1, $0", "=v,v,v,0", [a, b, total], False)
 
 
 def _tile(instruction: str, number: Any) -> Any:
@@ -38,33 +44,29 @@ def _tile(instruction: str, number: Any) -> Any:
     vector = ir.VectorType(number, WIDTH)
     spread = ir.Constant(ir.VectorType(INT, WIDTH), [0] * WIDTH)
 
-    def product(builder: Any, x: Any, column: Any, total: Any) -> Any:
-        kind = ir.FunctionType(vector, [vector] * 3)
-        return builder.asm(kind, f"{instruction} $2, $1, $0", "=v,v,v,0", [x, column, total], False)
-
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, a_stride, b, c, c_stride, steps = arguments
         before, body, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
         builder.branch(body)
         builder.position_at_end(body)
         step = builder.phi(LONG)
-        step.add_incoming(_long(0), before)
+        step.add_incoming(long(0), before)
         sums = [builder.phi(vector) for _ in range(ROWS * VECTORS)]
         for total in sums:
             total.add_incoming(ir.Constant(vector, [0] * WIDTH), before)
         columns = []
         for j in range(VECTORS):
-            place = _at(builder, vector, b, builder.mul(step, _long(4 * COLUMNS)), _long(4 * WIDTH * j))
+            place = at(builder, vector, b, builder.mul(step, long(4 * COLUMNS)), long(4 * WIDTH * j))
             columns.append(builder.load(place, align=4))
         more = []
         for i in range(ROWS):
-            place = _at(builder, number, a, builder.mul(a_stride, _long(i)), builder.mul(step, _long(4)))
+            place = at(builder, number, a, builder.mul(a_stride, long(i)), builder.mul(step, long(4)))
             first = builder.insert_element(
                 ir.Constant(vector, ir.Undefined), builder.load(place, align=4), ir.Constant(INT, 0)
             )
             x = builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), spread)
-            more += [product(builder, x, columns[j], sums[VECTORS * i + j]) for j in range(VECTORS)]
-        following = builder.add(step, _long(1))
+            more += [dot_product(builder, instruction, x, columns[j], sums[VECTORS * i + j]) for j in range(VECTORS)]
+        following = builder.add(step, long(1))
         step.add_incoming(following, body)
         for total, new in zip(sums, more, strict=True):
             total.add_incoming(new, body)
@@ -72,14 +74,14 @@ def _tile(instruction: str, number: Any) -> Any:
         builder.position_at_end(done)
         for i in range(ROWS):
             for j in range(VECTORS):
-                place = _at(builder, vector, c, builder.mul(c_stride, _long(i)), _long(4 * WIDTH * j))
+                place = at(builder, vector, c, builder.mul(c_stride, long(i)), long(4 * WIDTH * j))
                 builder.store(more[VECTORS * i + j], place, align=4)
         return context.get_dummy_value()
 
     return generate
 
 
-@_intrinsic
+@function_of_llvm
 def tile_bf16(typing, a, a_stride, b, c, c_stride, steps):  # type: ignore[no-untyped-def]
     """c (6, 64) float32 = a (6, 2 * steps) @ b, of bfloat16.
 
@@ -88,7 +90,7 @@ def tile_bf16(typing, a, a_stride, b, c, c_stride, steps):  # type: ignore[no-un
     return types.void(*[types.int64] * 6), _tile("vdpbf16ps", FLOAT)
 
 
-@_intrinsic
+@function_of_llvm
 def tile_int8(typing, a, a_stride, b, c, c_stride, steps):  # type: ignore[no-untyped-def]
     """c (6, 64) int32 = a (6, 4 * steps) uint8 @ b int8, exactly.
 
@@ -97,17 +99,17 @@ def tile_int8(typing, a, a_stride, b, c, c_stride, steps):  # type: ignore[no-un
     return types.void(*[types.int64] * 6), _tile("vpdpbusd", INT)
 
 
-@_intrinsic
+@function_of_llvm
 def fetch_add(typing, address):  # type: ignore[no-untyped-def]
     """The integer at an address, which the next to ask finds larger by one: no two threads get the same."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("add", _at(builder, LONG, arguments[0]), _long(1), "monotonic")
+        return builder.atomic_rmw("add", at(builder, LONG, arguments[0]), long(1), "monotonic")
 
     return types.int64(types.int64), generate
 
 
-@_intrinsic
+@function_of_llvm
 def address_of(typing, given):  # type: ignore[no-untyped-def]
     """A pointer as an integer."""
 
@@ -117,7 +119,7 @@ def address_of(typing, given):  # type: ignore[no-untyped-def]
     return types.int64(given), generate
 
 
-@_intrinsic
+@function_of_llvm
 def pointer(typing, address, kind):  # type: ignore[no-untyped-def]
     """An integer as a pointer to numbers of a NumPy type."""
     to = types.CPointer(kind.dtype)

@@ -53,7 +53,7 @@ def test_products_of_integers(inputs: int, outputs: int) -> None:
     alone, bent = torch.empty(1, outputs), torch.empty(5, outputs)
     with one_at_a_time() as threads:
         linear(x[1:2].numpy(), weight, alone.numpy(), threads)
-        assert torch.equal(alone[0], y[1])
+        assert torch.equal(alone[0], y[1])  # of which four are multiplied together
         linear_gelu(x.numpy(), weight, bent.numpy(), threads)
     assert ((bent - F.gelu(y.double())).abs() <= 2e-6 + 1e-7 * y.abs()).all()  # of large numbers as float32 has it
 
