@@ -5,7 +5,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .tile import INT, LONG, at, function_of_llvm, long, dot_product
+from .tile import INT, LONG, at, dot_product, function_of_llvm, long
 
 __all__ = ["NUMBERS", "OUTPUTS", "ROWS", "dots_int16"]
 
