@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.condition import Condition, rows
 from diffusion.noise import Noise
@@ -21,7 +21,8 @@ class Sampler:
     """A model, a solver and guidance.
 
     Args:
-        model: maps (x, t, condition) to what its process predicts, such as :class:`diffusion.dit.DiT`.
+        model: maps (x, t, condition) to what its process predicts, such as :class:`diffusion.dit.DiT`; a fast one may
+            have ``prepare(times, condition)``, and is told of each batch.
         solver: of :mod:`diffusion.solvers`.
         guidance: its ``denoiser(model, condition, process)`` is what the solver asks at each step.
         latents: ``encode`` images (B, C, H, W) in [-1, 1] to what is denoised and ``decode`` it back.
@@ -31,7 +32,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         solver: Any,
         guidance: Any,
         latents: Any,
@@ -72,6 +73,8 @@ class Sampler:
         if original is not None:
             start = self.solver.start(original.strength)
             x, constrain = self._begun(original, x, start)
+        if hasattr(self.model, "prepare"):
+            self.model.prepare(self.solver.times, condition)
         denoise = self.guidance.denoiser(self.model, condition, self.solver.process)
         for state in self.solver(denoise, x, noise, start=start, constrain=constrain):
             x = state.x

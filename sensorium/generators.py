@@ -38,16 +38,27 @@ class OpenGenerator(NamedTuple):
     settings: dict[str, Any]
     recipes: dict[str, Any]
 
-    def generator(self, precision: Any = "auto") -> Any:
-        """The `diffusion.generate.Generator` on the fastest device, in a precision of `diffusion.speed.quick`."""
+    def generator(self, precision: Any = "auto", reuse: float = 0.0) -> Any:
+        """The `diffusion.generate.Generator` on the fastest device.
+
+        Args:
+            precision: of `diffusion.speed.quick`.
+            reuse: bound of `diffusion.speed.caching`; 0 computes everything.
+
+        Raises:
+            InputError: if the device has no such precision, or the bound is out of range.
+        """
         import torch
 
         from core.weights import from_plain
         from diffusion.generate import Generator, Settings
+        from diffusion.speed.caching import Reuse
         from diffusion.speed.quick import quick
 
+        if not 0 <= reuse < 1:
+            raise InputError(f"reuse {reuse}: expected 0, which computes everything, to less than 1")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = quick(self.model.to(device), precision)
+        model = quick(self.model.to(device), precision, Reuse(reuse) if reuse else None)
         settings = from_plain(Settings, self.settings, "settings")
         return Generator(model, self.process, self.latents, self.labels, settings)
 

@@ -29,8 +29,8 @@ def load(source: str | Path, **settings: Any) -> Any:
     `audio.transcribe.Settings`, such as ``language="de"``, and `precision`: what is fastest on the machine, or
     ``"float32"`` (see `audio.fast.fast_whisper`). An image encoder becomes a `vision.vit.ViT` or
     `vision.swin.Swin` in evaluation mode, which maps images (B, C, H, W) to logits or features. A DiT or SiT becomes a
-    `diffusion.generate.Generator`: ``load(...).generate("sneaker", num=4)``; `settings` are `precision`, and `vae`, the
-    folder of its autoencoder if that isn't where the model says.
+    `diffusion.generate.Generator`: ``load(...).generate("sneaker", num=4)``; `settings` are `precision`, `reuse` (see
+    `diffusion.speed.caching`) and `vae`, the folder of its autoencoder if that isn't where the model says.
 
     Args:
         source: a name of `list_models`, a bundle, a checkpoint's file or folder, or ``owner/name`` of the Hugging Face
@@ -86,8 +86,9 @@ def _transcriber(path: Path, settings: dict[str, Any]) -> Any:
 def _generator(path: Path, settings: dict[str, Any]) -> Any:
     from sensorium.generators import open_generator
 
-    _refuse_unknown(settings, ("precision", "vae"), "diffusion model")
-    return open_generator(path, settings.get("vae")).generator(settings.get("precision", "auto"))
+    vae = settings.pop("vae", None)
+    _refuse_unknown(settings, ("precision", "reuse", "vae"), "diffusion model")
+    return open_generator(path, vae).generator(**settings)
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["docs/blocks.md", "docs/generate.md", "docs/vision.md", "docs/multimodal.md", "docs/speech.md"]
+PAGES = [
+    "docs/blocks.md",
+    "docs/generate.md",
+    "docs/vision.md",
+    "docs/multimodal.md",
+    "docs/speech.md",
+    "docs/diffusion.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -31,6 +31,9 @@ class Quick(nn.Module):
 
     Args:
         model: as :class:`diffusion.dit.DiT`.
+
+    Attributes:
+        precision: of its weights, a word of :func:`quick`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -38,6 +41,7 @@ class Quick(nn.Module):
         self.model: Any = model
         self.config = model.config
         self.dtype = first_weight(model).dtype
+        self.precision = str(self.dtype).removeprefix("torch.")
 
     def prepare(self, times: Tensor, condition: Condition) -> None:
         """Nothing is to be prepared."""
@@ -62,12 +66,16 @@ class QuickDiT(nn.Module):
     Args:
         model: float32; it is copied.
         make: what stands for the linear layers of the blocks, which see nearly all of the work.
+        precision: what they compute in, a word of :func:`quick`.
         reuse: of what the blocks made in the steps before.
     """
 
-    def __init__(self, model: DiT, make: Callable[[nn.Linear], nn.Module], reuse: Reuse | None = None) -> None:
+    def __init__(
+        self, model: DiT, make: Callable[[nn.Linear], nn.Module], precision: str, reuse: Reuse | None = None
+    ) -> None:
         super().__init__()
         self.config = model.config
+        self.precision = precision
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.modulations = Modulations(self.model)
         blocks = self.model.blocks
@@ -126,21 +134,27 @@ def quick(model: DiT | MMDiT, precision: Precision = "auto", reuse: Reuse | None
         reuse: see :mod:`diffusion.speed.caching`; for a DiT on a processor.
 
     Raises:
-        InputError: as :func:`core.nn.precision.fast`.
+        InputError: as :func:`core.nn.precision.fast`, or if there can be no reuse.
     """
     device = first_weight(model).device
     if isinstance(model, MMDiT) or device.type != "cpu":
-        return Quick(fast(model, precision))
+        return _plain(model, precision, reuse)
     if precision == "auto" and simd.available():
         precision = "int8"
     if precision == "int8":
         if not has_integers():
             raise InputError("this PyTorch has no 8-bit layers for this processor: choose auto, bfloat16 or float32")
-        made = QuickDiT(model, int8_linear, reuse)
+        made = QuickDiT(model, int8_linear, precision, reuse)
         in_blocks(made)
         return made
     if precision == "float32":
-        return QuickDiT(model, PackedLinear if packs(torch.float32) else _same, reuse)
+        return QuickDiT(model, PackedLinear if packs(torch.float32) else _same, precision, reuse)
+    return _plain(model, precision, reuse)
+
+
+def _plain(model: DiT | MMDiT, precision: Precision, reuse: Reuse | None) -> Quick:
+    if reuse is not None:
+        raise InputError("blocks are passed over by a DiT on a processor in float32 or int8 only: leave out reuse")
     return Quick(fast(model, precision))
 
 

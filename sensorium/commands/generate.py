@@ -70,6 +70,12 @@ def generate(
         Literal["auto", "float32", "bfloat16", "int8"],
         typer.Option("--precision", "-p", help="of the model; auto is bfloat16 where the device is faster at it"),
     ] = "auto",
+    reuse: Annotated[
+        float,
+        typer.Option(
+            "--reuse", metavar="BOUND", help="pass over blocks that would change less than that: 0.1 is little"
+        ),
+    ] = 0.0,
     vae: Annotated[
         str | None, typer.Option("--vae", help="folder of the autoencoder, if it isn't where the model says")
     ] = None,
@@ -110,14 +116,15 @@ def generate(
     images = [None if path is None else _read(path) for path in (init, mask)]
     check_folder(out)
     opened = open_generator(model or embedded_generator(), vae)
-    generator = opened.generator(precision)
+    generator = opened.generator(precision, reuse)
     settings = generator.with_settings(**{name: value for name, value in asked.items() if value is not None})
     wanted = generator.asked(classes, num, seed)
     original = None if images[0] is None else generator.original(images[0], images[1], strength, pixels)
     about: dict[str, Any] = {
         "model": Path(model or embedded_generator()).name,
         "weights": opened.fingerprint(),
-        "precision": str(generator.model.dtype).removeprefix("torch.") if precision != "int8" else "int8",
+        "precision": generator.model.precision,
+        "reuse": reuse,
         **generator.described(settings, pixels),
     }
     if original is not None:

@@ -12,6 +12,17 @@ from sensorium import generating
 from sensorium.cli import main
 from sensorium.made_pictures import read_settings
 
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = """
+trainer:
+  callbacks:
+    - class_path: diffusion.tasks.samples.Samples
+      init_args: {settings: {steps: 3, guidance: 1.5}}
+model:
+  init_args:
+    model: {init_args: {config: {dim: 32, depth: 1, heads: 2}}}
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -48,6 +59,7 @@ def test_files_say_how_they_were_made(folder: Path, capsys: pytest.CaptureFixtur
     assert said == {
         "model": "flow",
         "precision": "float32",
+        "reuse": 0.0,
         "class": "Ankle boot",
         "class_index": 2,
         "seed": 6,
@@ -66,9 +78,11 @@ def test_files_say_how_they_were_made(folder: Path, capsys: pytest.CaptureFixtur
         assert sheet.width > 3 * 128
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
 @pytest.mark.parametrize("model", ["flow", "gaussian"])
-def test_the_same_seed_is_the_same_picture(folder: Path, model: str) -> None:
+def test_the_same_seed_is_the_same_picture(folder: Path, model: str, precision: str) -> None:
     solver = ["--solver", "ddpm"] if model == "gaussian" else ["--solver", "sde"]
+    solver += ["-p", precision]
     assert generate("-n", "9", "-o", "all", *solver, model=model) == 0
     assert generate("-n", "9", "-b", "2", "-o", "twos", *solver, model=model) == 0
     assert generate("-c", "1", "-n", "1", "-s", "5", "-o", "one", *solver, model=model) == 0
@@ -182,6 +196,22 @@ def test_an_exported_model_draws_the_same(folder: Path, capsys: pytest.CaptureFi
     assert "a diffusion model can't be written as onnx" in capsys.readouterr().err
 
 
+def test_a_training_of_ours_draws(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """From its checkpoint alone, with the settings of its own samples and the names of its classes."""
+    fit = ["fit", "-c", str(ROOT / "configs/diffusion/sit_fashion_mnist.yaml"), "--name", "sit"]
+    fit += ["--data.init_args.root", str(ROOT / "assets/fashion_mnist_subset"), "--trainer.max_steps", "1"]
+    fit += ["--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+    (folder / "small.yaml").write_text(SMALL)
+    assert main([*fit, "-c", "small.yaml"]) == 0
+    assert main(["export", "runs/sit/version_0/last.ckpt", "-o", "bundle"]) == 0
+    assert generate("-c", "sneaker", "-n", "1", "-o", "first", model="runs/sit/version_0/last.ckpt") == 0
+    assert generate("-c", "sneaker", "-n", "1", "-o", "second", model="bundle") == 0
+    assert same("first/sneaker_0000.png", "second/sneaker_0000.png")
+    first, second = (read_settings(Path(out) / "sneaker_0000.png") or {} for out in ("first", "second"))
+    assert (first["steps"], first["guidance"], first["class"]) == (3, 1.5, "Sneaker")
+    assert {**second, "model": first["model"]} == first
+
+
 BAD = [
     (["-c", "troser"], "no class 'troser': the nearest are 'Trouser'"),
     (["-c", "boot"], "the nearest are 'Ankle boot'"),
@@ -194,6 +224,7 @@ BAD = [
     (["--guidance-interval", "0.9,0.1"], "guidance from 0.9 to 0.1"),
     (["--guidance-interval", "half"], "expected two numbers"),
     (["--rescale", "2"], "rescale 2.0"),
+    (["--reuse", "1.5"], "reuse 1.5"),
     (["-n", "0"], "0 pictures"),
     (["-b", "0"], "batch 0"),
     (["-s", "-1"], "seed -1"),

@@ -74,7 +74,7 @@ def test_from_python(tmp_path: Path) -> None:
         generator.generate("tench", strength=0.5)
     with pytest.raises(InputError, match="no setting 'step': there are steps, guidance"):
         generator.generate("tench", step=5)
-    with pytest.raises(InputError, match="a diffusion model has no language; it has precision, vae"):
+    with pytest.raises(InputError, match="a diffusion model has no language; it has precision, reuse, vae"):
         sensorium.load(tmp_path / "model", language="en")
 
 
