@@ -82,7 +82,7 @@ def test_the_front_door_is_light(statement: str) -> None:
     assert loaded_by(statement) & {"torch", "numpy", "lightning", "timm", *PEERS} == set()
 
 
-@pytest.mark.parametrize("module", ["core.nn", "audio.transcribe", "vision.vit", "core.weights"])
+@pytest.mark.parametrize("module", ["core.nn", "audio.transcribe", "vision.vit", "core.weights", "diffusion.generate"])
 def test_inference_loads_no_trainer_and_no_peer(module: str) -> None:
     assert loaded_by(f"import {module}") & {"lightning", "pytorch_lightning", "torchmetrics", *PEERS} == set()
 
