@@ -138,14 +138,14 @@ class AutoEncoder(Latents):
             raise InputError(f"pictures of {height} x {width}: the autoencoder needs multiples of {self.factor}")
         found = self._on(images.device).encode(images.to(self.dtype))
         kept: Tensor = found.latent_dist.parameters if self.variational else found.latents
-        return kept.float()
+        # in the order of its axes, as from a file: what is drawn "like" it would else be another noise
+        return kept.float().contiguous()
 
     def drawn(self, moments: Tensor) -> Tensor:
         """See :class:`Latents`."""
         if not self.variational:
             return self.expected(moments)
         mean, log_variance = moments.chunk(2, 1)
-        # randn_like would draw in the order of the memory, which isn't the same for moments from a file
         noise = torch.randn(mean.shape, device=mean.device)
         return self._scaled(mean + (log_variance.clamp(-30, 20) / 2).exp() * noise)
 

@@ -15,6 +15,7 @@ from sensorium.commands.export import export
 from sensorium.commands.generate import generate
 from sensorium.commands.interpolate import interpolate
 from sensorium.commands.models import models
+from sensorium.commands.precompute import precompute
 from sensorium.commands.search import search
 from sensorium.commands.train import TRAINER_COMMANDS, trainer_command
 from sensorium.commands.transcribe import transcribe
@@ -46,6 +47,7 @@ for _name, _help in TRAINER_COMMANDS.items():
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
     )(trainer_command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(precompute)
 app.command()(export)
 app.command()(interpolate)
 app.command()(models)

@@ -102,7 +102,7 @@ class Diffuse(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         x0 = self.latents.drawn(self._moments(batch))
-        draws, noise = torch.rand(len(x0), device=x0.device), torch.randn_like(x0)
+        draws, noise = torch.rand(len(x0), device=x0.device), torch.randn(x0.shape, device=x0.device)
         condition = self._condition(batch)
         if condition is not None and self.drop:
             told = torch.rand(len(x0), device=x0.device) >= self.drop
