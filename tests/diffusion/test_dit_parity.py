@@ -121,6 +121,14 @@ def test_mmdit_computes_what_diffusers_does(more: dict[str, Any], tmp_path: Path
     _close(_gradients(ours, tmp_path / "gradients.safetensors", origin.source, ""), gradients)
 
 
+def test_new_models_have_the_positions_of_diffusers() -> None:
+    from diffusion.mmdit import MMDiTConfig
+
+    peer = diffusers.SD3Transformer2DModel(**TEXT)
+    ours = MMDiT(MMDiTConfig((16, 16), 4, depth=1, heads=4, head_dim=16, text_dim=24, pooled_dim=20, most=12))
+    torch.testing.assert_close(ours.positions.table, peer.pos_embed.pos_embed[0], atol=1e-6, rtol=0)
+
+
 def test_padding_of_a_text_changes_nothing() -> None:
     from diffusion.mmdit import MMDiTConfig
 
