@@ -1,14 +1,15 @@
 """`sensorium.load` of a diffusion model, and what it draws from Python; classes by name; recipes in bundles."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
-from small import FLOW, GAUSSIAN, LABELS, small_bundle
+from small import FLOW, GAUSSIAN, LABELS, small_bundle, small_dit
 
 import sensorium
 from core.errors import InputError
@@ -17,6 +18,7 @@ from diffusion.classes import class_index
 from diffusion.described import made
 from diffusion.generate import Generator
 from diffusion.process import GVP, Flow, Gaussian
+from diffusion.weights import export_denoiser
 from sensorium.generators import open_generator
 
 IMAGENET = ("tench, Tinca tinca", "crane", "great white shark, white shark", "crane, lifting device", "coffee mug")
@@ -134,6 +136,30 @@ def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
     assert generator.generate("c", init=start, mask=everywhere, steps=3)[0].size == (16, 16)
 
 
+def test_the_file_of_its_authors(tmp_path: Path) -> None:
+    """It says neither classes nor process: those are of the release, and the autoencoder is given."""
+    model = small_dit(image=(8, 8), channels=4, dim=64, heads=1, classes=1000, out_channels=8)
+    export_denoiser(model, tmp_path / "dit.safetensors", layout="facebook-dit")
+    few = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    vae = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), **few)
+    vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(InputError, match="give the folder of its autoencoder by --vae"):
+        open_generator(tmp_path / "dit.safetensors")
+    generator = sensorium.load(tmp_path / "dit.safetensors", vae=str(tmp_path / "vae"), precision="float32")
+    assert (generator.process.steps, generator.process.schedule, generator.process.variance) == (
+        1000,
+        "linear",
+        "learned",
+    )
+    assert generator.settings.channels == 3
+    assert class_index("coffee mug", generator.labels, 1000) == 504
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 900.0])
+    told = generator.condition([1, 504])
+    with torch.no_grad():
+        torch.testing.assert_close(generator.model(x, t, told), model(x, t, told), atol=1e-4, rtol=1e-4)
+    assert generator.generate("coffee mug", steps=2)[0].size == (16, 16)
+
+
 def test_recipes() -> None:
     assert isinstance(made(GAUSSIAN), Gaussian)
     path = {"class_path": "diffusion.process.path.GVP"}
@@ -159,10 +185,6 @@ def test_recipes_that_are_not_ours(recipe: dict, said: str) -> None:
 
 
 def test_a_bundle_that_does_not_say_its_process(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
-    from small import small_dit
-
     model = small_dit()
     save_bundle(tmp_path / "model", model, Bundle("diffusion.DiT", asdict(model.config)))
     with pytest.raises(InputError, match="doesn't say what its model was trained on"):
