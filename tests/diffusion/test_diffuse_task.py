@@ -1,5 +1,6 @@
 """The task: its loss is the process's, conditions are dropped, validation repeats itself, the recipes run."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.train.adapt import LoRA
 from core.train.arguments import restrict_imports
 from core.train.cli import main
 from core.train.rebuild import rebuild
 from core.train.task import Task
 from core.train.teacher import Frozen
+from core.weights import Bundle, save_bundle
 from diffusion.condition import Labels
 from diffusion.dit import DiT, DiTConfig
 from diffusion.latents import Pixels
 from diffusion.process import Flow, Gaussian
 from diffusion.tasks.diffuse import Diffuse
+from diffusion.tasks.initial import Pretrained
 from diffusion.tasks.repa import Repa
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "diffusion"
@@ -133,6 +137,24 @@ def test_the_small_recipes_train(name: str, tmp_path: Path) -> None:
     task = rebuild(next(tmp_path.rglob("last.ckpt")))
     assert isinstance(task, Diffuse)
     assert task.class_names[7] == "Sneaker"
+
+
+def test_lora_begins_with_a_checkpoint_and_other_classes(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    start = DiT(SMALL)
+    nn.init.normal_(start.head.proj.weight)
+    save_bundle(tmp_path / "start", start, Bundle("diffusion.DiT", asdict(SMALL)))
+    model = DiT(replace(SMALL, classes=5))
+    table = model.label.table.weight.clone()  # type: ignore[union-attr]
+    Pretrained(str(tmp_path / "start"))(model)
+    assert torch.equal(model.head.proj.weight, start.head.proj.weight)
+    assert torch.equal(model.label.table.weight, table)  # type: ignore[union-attr]
+    LoRA(rank=2, also=("head", "label"))(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert "label.table.weight" in trained
+    assert "patch.proj.weight" not in trained
+    with pytest.raises(InputError, match="of another shape"):
+        Pretrained(str(tmp_path / "start"))(DiT(replace(SMALL, depth=1)))
 
 
 def test_what_does_not_fit() -> None:
