@@ -29,9 +29,12 @@ class Fidelity(Callback):
 
     Logs, for ``val`` (and, in ``sensorium test``, for ``test``): ``fid`` and ``kid`` (of the judge's features, so
     not those of Inception, unless it is the judge), ``precision`` and ``recall`` (arXiv:1904.06991), and, where the
-    judge knows the classes, ``recognised``: the share of samples that show what was asked for. Figures and the protocol
-    they were measured by go to ``fidelity.json`` in the run's folder. Seeds are always the same, and the training's
-    random state isn't touched.
+    judge knows the classes, ``recognised``: the share of samples that show what was asked for; of a model with classes
+    also ``class_kid``, the mean over the classes of the KID of a class's samples and its real pictures, and as a
+    control ``other_class_kid``, that of its samples and the real pictures of the next class.
+
+    Figures and the protocol they were measured by go to ``fidelity.json`` in the run's folder. Seeds are always the
+    same, and the training's random state isn't touched.
 
     Args:
         judge: Whose features they are.
@@ -88,10 +91,12 @@ class Fidelity(Callback):
 
     def _measure(self, trainer: Trainer, task: LightningModule, split: Split) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        real = self._real(data.images(split), data.preprocess)
+        images = data.images(split)
+        images = images if len(images) <= self.real else few(images, self.real)
+        real = _shown(images, data.preprocess)
         with evaluating(task), trainer.precision_plugin.forward_context():
             made, classes = self._made(trainer, task)
-        found = figures(self.judge, real, made, classes, self.neighbours)
+        found = figures(self.judge, real, made, classes, images.labels, self.neighbours)
         task.log_dict({f"{split}/{name}": value for name, value in found.items()}, on_step=False, on_epoch=True)
         if trainer.state.fn == "fit":
             when: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -103,15 +108,6 @@ class Fidelity(Callback):
             protocol = {**self.judge.protocol(), "neighbours": self.neighbours, "sampling": asdict(self.settings)}
             content = {"protocol": protocol, "results": self.results}
             write_text(folder / "fidelity.json", json.dumps(content, indent=2) + "\n")
-
-    def _real(self, images: ImageSet, preprocess: Any) -> list[Tensor]:
-        """Pictures (H, W, C) uint8, prepared as those that the model was trained on."""
-        some = images if len(images) <= self.real else few(images, self.real)
-        found: list[Tensor] = []
-        for first in range(0, len(some), 250):
-            numbers = np.arange(first, min(first + 250, len(some)))
-            found += as_bytes(preprocess(some.read(numbers.tolist()), keys(0, 0, numbers)))
-        return found
 
     def _made(self, trainer: Trainer, task: LightningModule) -> tuple[list[Tensor], list[int] | None]:
         """Samples, and the classes that they were asked to show; each process draws its share."""
@@ -125,7 +121,12 @@ class Fidelity(Callback):
 
 
 def figures(
-    judge: Judge, real: list[Tensor], made: list[Tensor], classes: list[int] | None, neighbours: int = 3
+    judge: Judge,
+    real: list[Tensor],
+    made: list[Tensor],
+    classes: list[int] | None = None,
+    labels: np.ndarray | None = None,
+    neighbours: int = 3,
 ) -> dict[str, float]:
     """What a judge makes of samples.
 
@@ -133,6 +134,7 @@ def figures(
         judge: whose features they are.
         real, made: pictures (H, W, C) uint8.
         classes: that the samples were asked to show.
+        labels: of the real pictures.
         neighbours: for precision and recall.
     """
     true, (features, logits) = judge(real).features, judge(made)
@@ -143,6 +145,26 @@ def figures(
         "precision": precision,
         "recall": recall,
     }
-    if logits is not None and classes is not None:
-        found["recognised"] = float((logits.argmax(1).cpu() == torch.tensor(classes)).double().mean())
+    if classes is None:
+        return found
+    asked = torch.tensor(classes)
+    if logits is not None:
+        found["recognised"] = float((logits.argmax(1).cpu() == asked).double().mean())
+    if labels is not None:
+        known = torch.from_numpy(labels)
+        count = int(known.max()) + 1
+        for name, shift in (("class_kid", 0), ("other_class_kid", 1)):
+            pairs = [(true[known == (number + shift) % count], features[asked == number]) for number in range(count)]
+            whole = [kernel_distance(x, y) for x, y in pairs if min(len(x), len(y)) > 1]
+            if whole:
+                found[name] = sum(whole) / len(whole)
+    return found
+
+
+def _shown(images: ImageSet, preprocess: Any) -> list[Tensor]:
+    """Real pictures (H, W, C) uint8, prepared as those that the model was trained on."""
+    found: list[Tensor] = []
+    for first in range(0, len(images), 250):
+        numbers = np.arange(first, min(first + 250, len(images)))
+        found += as_bytes(preprocess(images.read(numbers.tolist()), keys(0, 0, numbers)))
     return found

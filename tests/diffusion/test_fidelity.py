@@ -47,6 +47,10 @@ def test_figures_are_of_the_judges_features() -> None:
     assert found["fid"] == frechet_distance(judge(real).features, judge(made).features)
     assert figures(judge, real, real, None)["fid"] == pytest.approx(0, abs=1e-9)
     assert "recognised" not in figures(judge, real, real, None)
+    # two classes whose pictures don't look alike: samples are nearer to their own
+    truth = np.array(judge(real).logits.argmax(1))  # type: ignore[union-attr]
+    apart = figures(judge, real, made, classes, truth)
+    assert apart["class_kid"] < apart["other_class_kid"]
 
 
 def test_an_encoder_of_the_suite_judges(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_a_run_with_samples_is_the_run_without(tmp_path: Path) -> None:
     assert page.shape == (2 * 30 + 2, 10 * 30 + 2, 3)
     record = json.loads((run / "fidelity.json").read_text())
     assert [result["epoch"] for result in record["results"]] == [0, 1]
-    assert {"fid", "kid", "precision", "recall", "recognised"} <= record["results"][1].keys()
+    assert {"fid", "kid", "precision", "recall", "recognised", "class_kid"} <= record["results"][1].keys()
     assert record["protocol"]["sampling"]["steps"] == 2
     assert "val/recognised" in (run / "metrics.csv").read_text()
 
