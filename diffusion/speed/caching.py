@@ -20,7 +20,10 @@ class Reuse:
 
     Args:
         bound: how far what the first block adds may have moved, relative to its size, since the other blocks were last
-            computed. 0 computes everything.
+            computed. 0 computes everything. It bounds the move of the first block, not the error of the picture; of
+            the latter a measured example: 50 guided Euler steps of a SiT trained on Fashion-MNIST, ten pictures; 0.06
+            computed 52 % of the rows and changed the pictures by 1.7 of 255 (root mean square), 0.1 computed 36 % and
+            changed them by 3.3; taking 25 steps instead of 50 changed them by 4.1.
         most: steps in a row that may go without the other blocks.
 
     Attributes:
@@ -48,7 +51,8 @@ class Reuse:
         if known is None or known.first.shape != added.shape:
             self.computed += len(x)
             z = _others(blocks, y.clone(), ctx)
-            self._rows = _Rows(added, z - y, torch.zeros_like(y), torch.full((len(x),), self._call))
+            call = torch.full((len(x),), self._call, device=x.device)
+            self._rows = _Rows(added, z - y, torch.zeros_like(y), call)
             return z
         moved = (added - known.first).abs().sum((1, 2)) / known.first.abs().sum((1, 2))
         since = self._call - known.call
