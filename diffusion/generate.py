@@ -21,7 +21,7 @@ from diffusion.speed.quick import first_weight
 
 __all__ = ["Generator", "Settings"]
 
-MOST_STEPS, MOST_GUIDANCE = 1000, 100.0
+MOST_STEPS, MOST_GUIDANCE, MOST_PIXELS = 1000, 100.0, 2048**2
 
 
 @dataclass(frozen=True)
@@ -209,12 +209,14 @@ class Generator:
         """The (height, width) of pictures that are asked for in a size, by default as trained.
 
         Raises:
-            InputError: if the size is not a multiple of the patch.
+            InputError: if the size is not a multiple of the patch, or too large.
         """
         height, width = size or self.size
         unit = self.config.patch * self.latents.factor
         if height < 1 or width < 1 or height % unit or width % unit:
             raise InputError(f"{width} x {height} pixels can't be cut into patches: expected multiples of {unit}")
+        if height * width > MOST_PIXELS:
+            raise InputError(f"{width} x {height} pixels are more than {MOST_PIXELS}")
         return height, width
 
     def original(

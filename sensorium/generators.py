@@ -143,6 +143,7 @@ def _bundled(path: Path, vae: str | None) -> OpenGenerator:
     from diffusion.weights import MAKERS
 
     model, bundle = open_bundle(path, MAKERS)
+    _check_classes(model.config, path)
     process, latents = bundle.notes.get("process"), bundle.preprocessing.get("latents")
     if not isinstance(process, Mapping) or not isinstance(latents, Mapping):
         raise InputError(f"{path} doesn't say what its model was trained on: expected its process and its latents")
@@ -161,6 +162,7 @@ def _trained(path: Path, vae: str | None) -> OpenGenerator:
     task: Any = rebuild(path)
     if not all(hasattr(task, name) for name in ("model", "process", "latents")):
         raise InputError(f"{path} trained a {type(task).__name__}, which draws nothing")
+    _check_classes(task.model.config, path)
     recipe = read_recipe(path)
     said = recipe["model"].get("init_args") or {}
     recipes = {"process": dict(said["process"]), "latents": dict(said.get("latents") or PIXELS)}
@@ -188,8 +190,7 @@ def _released(path: Path, vae: str | None) -> OpenGenerator:
 
     model, origin = load_denoiser(path)
     config: Any = model.config
-    if not hasattr(config, "classes"):
-        raise InputError(f"{path} draws what texts say, and no encoder of texts is known for it: expected a DiT")
+    _check_classes(config, path)
     folder = vae or (str(path / "vae") if (path / "vae").is_dir() else None)
     if folder is None:
         raise InputError(f"{path} draws latents: give the folder of its autoencoder by --vae")
@@ -200,6 +201,12 @@ def _released(path: Path, vae: str | None) -> OpenGenerator:
     # the release guides three of four channels, diffusers all of them
     settings = {"channels": 3} if origin.layout == "facebook-dit" else {}
     return OpenGenerator(model.eval(), **parts, labels=labels, settings=settings, recipes=recipes)
+
+
+def _check_classes(config: Any, path: Path) -> None:
+    """Raise InputError for a model that is told texts: nothing here encodes them."""
+    if not hasattr(config, "classes"):
+        raise InputError(f"{path} draws what texts say, and no encoder of texts is known for it: expected a DiT")
 
 
 def _autoencoder(folder: str) -> dict[str, Any]:

@@ -231,6 +231,7 @@ BAD = [
     (["--solver", "ddim"], "no solver 'ddim' for this model, a flow"),
     (["--size", "9x8"], "9 x 8 pixels can't be cut into patches: expected multiples of 2"),
     (["--size", "large"], "WIDTHxHEIGHT"),
+    (["--size", "90000x90000"], "are more than"),
     (["--mask", "other.png"], "give --init too"),
     (["--strength", "0.5"], "give --init too"),
     (["--init", "nothing.png"], "nothing.png: no such file"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
-from small import FLOW, GAUSSIAN, LABELS, small_bundle, small_dit
+from small import FLOW, GAUSSIAN, LABELS, PIXELS, small_bundle, small_dit
 
 import sensorium
 from core.errors import InputError
@@ -17,6 +17,7 @@ from core.weights import Bundle, save_bundle
 from diffusion.classes import class_index
 from diffusion.described import made
 from diffusion.generate import Generator
+from diffusion.mmdit import MMDiT, MMDiTConfig
 from diffusion.process import GVP, Flow, Gaussian
 from diffusion.weights import export_denoiser
 from sensorium.generators import open_generator
@@ -188,6 +189,14 @@ def test_a_bundle_that_does_not_say_its_process(tmp_path: Path) -> None:
     model = small_dit()
     save_bundle(tmp_path / "model", model, Bundle("diffusion.DiT", asdict(model.config)))
     with pytest.raises(InputError, match="doesn't say what its model was trained on"):
+        sensorium.load(tmp_path / "model")
+
+
+def test_a_model_of_texts_needs_an_encoder(tmp_path: Path) -> None:
+    config = MMDiTConfig(image=(8, 8), channels=4, depth=2, heads=2, head_dim=8, text_dim=16, pooled_dim=8, most=8)
+    said = Bundle("diffusion.MMDiT", asdict(config), preprocessing={"latents": PIXELS}, notes={"process": FLOW})
+    save_bundle(tmp_path / "model", MMDiT(config), said)
+    with pytest.raises(InputError, match="no encoder of texts is known for it"):
         sensorium.load(tmp_path / "model")
 
 
