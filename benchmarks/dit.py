@@ -34,7 +34,7 @@ STEPS = 50
 SCALE = 4.0
 SHAPE = (4, 32, 32)
 BATCH = 8  # of a training step
-BOUND = 0.15
+BOUND = 0.1
 
 
 def pair() -> tuple[DiT, nn.Module]:

@@ -19,7 +19,7 @@ from audio.wer import Errors, character_errors, word_errors
 from audio.whisper import Whisper
 from audio.writing import Writing
 from core.errors import InputError
-from core.nn import Ctx, Memory
+from core.nn import Ctx, Memory, Out
 from core.train.adapt import Adapt
 from core.train.initial import Initial
 from core.train.optim import Optim
@@ -208,6 +208,16 @@ class _Padded:
         self.config = model.config
         self.new_cache = model.new_cache
 
-    def decode(self, tokens: Tensor, audio: Tensor, cache: Any) -> Any:
-        """As :meth:`Whisper.decode`."""
-        return self.model.decoder(tokens, Ctx(memory=Memory(audio, self.heard.tokens), cache=cache))
+    @property
+    def decoder(self) -> "_Padded":
+        """What makes states and logits."""
+        return self
+
+    def states(self, tokens: Tensor, ctx: Ctx) -> Out:
+        """As :meth:`audio.whisper.TextDecoder.states`."""
+        memory = None if ctx.memory is None else Memory(ctx.memory.x, self.heard.tokens)
+        return self.model.decoder.states(tokens, ctx._replace(memory=memory))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """As :meth:`audio.whisper.TextDecoder.logits`."""
+        return self.model.decoder.logits(x)
