@@ -1,0 +1,1 @@
+"""Vision-language models: an eye, a projector and a decoder."""
