@@ -24,6 +24,7 @@ from .feedforward import GEGLU, GatedMlp, Mlp, QuickGELU, SwiGLU
 from .init import trunc_normal
 from .joint import Joint, OneSided, Streams
 from .mask import Causal, Dense, Full, Mask, Prefix, Sight, Window
+from .moe import MixtureOfExperts
 from .norm import AdaptiveNorm, DropPath, LayerNorm, LayerScale, Modulation, RMSNorm
 from .packing import pack, packed_tokens, padded_tokens, unpack
 from .patch import PatchEmbed, patch_grid, patchify, unpatchify
@@ -81,6 +82,7 @@ __all__ = [
     "LogBuckets",
     "Mask",
     "Memory",
+    "MixtureOfExperts",
     "Mlp",
     "Modulated",
     "Modulation",
