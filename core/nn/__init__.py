@@ -21,6 +21,7 @@ from .continuous import ContinuousBias
 from .cosine import ScaledUnit, Unit
 from .export import register_for_export
 from .feedforward import GEGLU, GatedMlp, Mlp, QuickGELU, SwiGLU
+from .fourier import FourierPositions, from_border_to_border, points_of
 from .init import trunc_normal
 from .joint import Joint, OneSided, Streams
 from .mask import Causal, Dense, Full, Mask, Prefix, Sight, Window
@@ -69,6 +70,7 @@ __all__ = [
     "DropPath",
     "Each",
     "FixedPositions",
+    "FourierPositions",
     "Full",
     "GatedMlp",
     "GridBuckets",
@@ -118,6 +120,7 @@ __all__ = [
     "coordinates",
     "cross_attention",
     "direct",
+    "from_border_to_border",
     "grid_coords",
     "halves",
     "interpolated",
@@ -129,6 +132,7 @@ __all__ = [
     "pairs",
     "patch_grid",
     "patchify",
+    "points_of",
     "recomputed",
     "register_for_export",
     "resampled",
