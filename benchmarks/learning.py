@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.drawn import compare, recognised
 from benchmarks.harness import RESULTS, machine
 
 __all__ = ["main"]
@@ -29,9 +30,11 @@ __all__ = ["main"]
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "vision"
 SPEECH = ROOT / "configs" / "audio"
+DRAWING = ROOT / "configs" / "diffusion"
 ASSETS = Path(os.environ.get("SENSORIUM_ASSETS", ROOT.parent / "shared" / "assets"))
 LABELLED = 600
 METHODS = ("mae", "dino", "dinov2")
+CLASSIFIER = "supervised_vit_fashion_mnist"
 
 Bar = tuple[str, float, float, bool]  # what, measured, bar, good
 
@@ -64,7 +67,7 @@ def quick(root: Path, runs: Path) -> list[Bar]:
 
 def supervised(root: Path, runs: Path) -> list[Bar]:
     """As far as a quarter of an hour goes."""
-    return _classifier("supervised_vit_fashion_mnist", root, runs, minutes=15, accuracy=90)
+    return _classifier(CLASSIFIER, root, runs, minutes=15, accuracy=90)
 
 
 def unlabelled(method: str) -> Callable[[Path, Path], list[Bar]]:
@@ -102,6 +105,34 @@ def _classifier(config: str, root: Path, runs: Path, minutes: float, accuracy: f
         (f"{config}: minutes", took, minutes, took <= minutes),
         (f"{config}: test accuracy", reached, accuracy, reached >= accuracy),
     ]
+
+
+def drawing(config: str) -> Callable[[Path, Path], list[Bar]]:
+    """A diffusion model, judged by the supervised classifier."""
+
+    def run(root: Path, runs: Path) -> list[Bar]:
+        if not (runs / CLASSIFIER / "minutes.txt").exists():
+            supervised(root, runs)
+        classifier = next((runs / CLASSIFIER).rglob("best.ckpt"))
+        path = str(DRAWING / f"{config}.yaml")
+        took = _sensorium("fit", "-c", path, "--data.root", str(root), runs=runs, name=config)
+        found = compare(next((runs / config).rglob("last.ckpt")), classifier, root)
+        trained, untrained = found["trained"], found["untrained"]
+        knows, shown = 100 * recognised(classifier, root), 100 * trained["recognised"]
+        bars: list[Bar] = [
+            (f"{config}: minutes", took, 20.0, took <= 20),
+            (f"{config}: real images that the judge knows, %", knows, 90.0, knows >= 90),
+            (f"{config}: samples that show the asked class, %", shown, 85.0, shown >= 85),
+        ]
+        for what, value, bar in (
+            ("FID, bar: untrained", trained["fid"], untrained["fid"]),
+            ("KID, bar: untrained", trained["kid"], untrained["kid"]),
+            ("KID within classes, bar: to another class", trained["class_kid"], trained["other_class_kid"]),
+        ):
+            bars.append((f"{config}: {what}", value, bar, value < bar))
+        return bars
+
+    return run
 
 
 def spoken(root: Path, runs: Path) -> list[Bar]:
@@ -153,6 +184,8 @@ JOBS: dict[str, Callable[[Path, Path], list[Bar]]] = {
     "quick": quick,
     "supervised": supervised,
     **{method: unlabelled(method) for method in METHODS},
+    "dit": drawing("dit_fashion_mnist"),
+    "sit": drawing("sit_fashion_mnist"),
     "speech": spoken,
     "speech_lora": spoken_lora,
     "keywords": keywords,

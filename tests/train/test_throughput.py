@@ -60,14 +60,17 @@ def test_figures(tmp_path: Path):
         enable_model_summary=False,
         enable_checkpointing=False,
     )
+    began = time.perf_counter()
     trainer.fit(Toy(), Slow(0.03))
+    took = time.perf_counter() - began
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("throughput/step_seconds")]
     assert len(rows) == 2  # the first of nine steps is left out
     for row in rows:
         figures = {name.removeprefix("throughput/"): float(value) for name, value in row.items() if value}
-        assert 0.04 <= figures["step_seconds"] < 0.08
-        assert 0.5 < figures["wait_share"] <= 0.03 / 0.04 + 0.1
+        # of a busy machine all that is known: no wait and no step is shorter than its sleep, and all fit into the run
+        assert 0.04 <= figures["step_seconds"] < took / 8
+        assert 0.03 <= figures["wait_share"] * figures["step_seconds"] <= figures["step_seconds"] - 0.01
         assert figures["samples_per_second"] == pytest.approx(3 / figures["step_seconds"])
         # matrix: forward and the weight's gradient; attention (3 x 2 heads, 4 x 4, width 8): 2 products, then 5
         flops = 2 * (2 * 3 * 8 * 8) + 7 * (2 * 3 * 2 * 4 * 4 * 8)
