@@ -69,8 +69,8 @@ class Crops:
         columns, rows = image.width // self.side, image.height // self.side
         if rows == columns == 1:
             return Picture(prepare(image)[None])
-        boxes = [(column, row, column + 1, row + 1) for row in range(rows) for column in range(columns)]
-        crops = [image.crop(tuple(edge * self.side for edge in box)) for box in boxes]
+        corners = [(column * self.side, row * self.side) for row in range(rows) for column in range(columns)]
+        crops = [image.crop((left, top, left + self.side, top + self.side)) for left, top in corners]
         return Picture(torch.stack([prepare(crop) for crop in [*crops, image]]), rows, columns)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:

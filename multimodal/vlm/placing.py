@@ -70,8 +70,8 @@ def check_counts(ids: Tensor, token: int, sizes: Sequence[int]) -> None:
     number = next(number for number, end in enumerate(ends) if end > total)
     left = max(0, total - ends[number] + sizes[number])
     raise InputError(
-        f"there are {wanted} features, of {images}, but {total} image tokens in the text: for the {sizes[number]} of image "
-        f"{number + 1} there are {left or 'none'}; give it one token for each feature, or leave it out"
+        f"there are {wanted} features, of {images}, but {total} image tokens in the text: for the {sizes[number]} of "
+        f"image {number + 1} there are {left or 'none'}; give it one token for each feature, or leave it out"
     )
 
 

@@ -69,13 +69,13 @@ def test_counts() -> None:
         (
             [[9, 9, 1, 9, 9]],
             [2],
-            "has 4 image tokens but there are 2 features, of 1 image: the tokens from position 3 on",
+            "4 image tokens but there are 2 features, of 1 image: the tokens from position 3 on",
         ),
         ([[1, 1], [9, 9]], [], "has 2 image tokens but there are 0 features, of 0 images: .* position 0 of row 2 on"),
         (
             [[9, 9, 1, 1, 1]],
             [2, 2],
-            "4 features, of 2 images, but 2 image tokens in the text: for the 2 of image 2 .* none",
+            "4 features, of 2 images, but 2 image tokens in .* for the 2 of image 2 .* none",
         ),
         ([[1, 1]], [3], "there are 3 features, of 1 image, but 0 image tokens in the text: for the 3 of image 1"),
     ]:
