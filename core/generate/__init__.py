@@ -1,5 +1,6 @@
 """One engine that generates tokens: rules (`sampling`, `guards`), choosers, loops (`search`, `beam`, `speculative`)."""
 
+from core.generate.batching import Batching, Piece, Request
 from core.generate.beam import BeamStep, beam_search
 from core.generate.finish import Finish, FirstFinished, NothingBetter
 from core.generate.guards import AfterPrompt, NoRepeatNGram, RepetitionPenalty
@@ -23,6 +24,7 @@ from core.generate.speculative import Agreement, Judge, Rejection, RewindStep, s
 __all__ = [
     "AfterPrompt",
     "Agreement",
+    "Batching",
     "BeamStep",
     "Chooser",
     "Drawn",
@@ -34,8 +36,10 @@ __all__ = [
     "MinLength",
     "NoRepeatNGram",
     "NothingBetter",
+    "Piece",
     "Rejection",
     "RepetitionPenalty",
+    "Request",
     "RewindStep",
     "Rule",
     "Sample",

@@ -28,6 +28,7 @@ from .mask import Causal, Dense, Full, Mask, Prefix, Sight, Window
 from .moe import MixtureOfExperts
 from .norm import AdaptiveNorm, DropPath, LayerNorm, LayerScale, Modulation, RMSNorm
 from .packing import pack, packed_tokens, padded_tokens, unpack
+from .paged import BlockTable, OutOfPages, Paged, Pages
 from .patch import PatchEmbed, patch_grid, patchify, unpatchify
 from .position import (
     ALiBi,
@@ -60,6 +61,7 @@ __all__ = [
     "AdaptiveNorm",
     "Attention",
     "Block",
+    "BlockTable",
     "Cache",
     "Causal",
     "ContinuousBias",
@@ -91,6 +93,9 @@ __all__ = [
     "Once",
     "OneSided",
     "Out",
+    "OutOfPages",
+    "Paged",
+    "Pages",
     "PatchEmbed",
     "PostNorm",
     "Prefix",
