@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from diffusion.classes import class_index
-from diffusion.condition import Condition, Labels
-from diffusion.guidance import Guidance
+from diffusion.condition import Condition, Labels, rows
+from diffusion.guidance import AutoGuidance, Guidance, Guide
+from diffusion.guides import check_guide
 from diffusion.latents import Latents, Pixels
 from diffusion.original import Original
 from diffusion.process import Process
+from diffusion.prompting import Asked, Prompting
 from diffusion.sample import Sampler, Watch
 from diffusion.solver_names import named_solver, solver_names
 from diffusion.speed.quick import first_weight
@@ -71,6 +73,7 @@ class Generator:
         latents: between pictures and what is denoised.
         labels: names of its classes, if they are known.
         settings: what is done where nothing else is asked for.
+        prompts: encodes texts, for a model that is told texts.
     """
 
     def __init__(
@@ -80,10 +83,12 @@ class Generator:
         latents: Latents,
         labels: Sequence[str] = (),
         settings: Settings = Settings(),
+        prompts: Prompting | None = None,
     ) -> None:
         self.model, self.process, self.latents = model, process, latents
-        self.labels, self.settings = tuple(labels), settings
+        self.labels, self.settings, self.prompts = tuple(labels), settings, prompts
         self.config: Any = model.config
+        self.classes = int(getattr(self.config, "classes", 0))
         self.device = first_weight(model).device
 
     @property
@@ -98,6 +103,8 @@ class Generator:
         num: int = 1,
         seed: int = 0,
         *,
+        prompts: str | Sequence[str] | None = None,
+        guide: "Generator | None" = None,
         init: Image.Image | None = None,
         mask: Image.Image | None = None,
         strength: float | None = None,
@@ -109,9 +116,11 @@ class Generator:
 
         Args:
             classes: what they show, by name or number: one or several; None for each class in turn.
-            num: pictures of each class that is asked for, or in all. Picture n has the seed ``seed + n``, so that
-                the same seed and class give the same picture, whatever else is drawn.
+            num: pictures of each class or text that is asked for, or in all. Picture n has the seed ``seed + n``, so
+                that the same seed and class give the same picture, whatever else is drawn.
             seed: of the first.
+            prompts: one or several texts that say what to draw, for a model that is told texts.
+            guide: see `draw`.
             init: a picture to begin from.
             mask: of its size: white where it is painted anew.
             strength: how much of the way from noise is taken: by default 0.75 of a picture, all of it with a mask.
@@ -122,7 +131,7 @@ class Generator:
         Raises:
             InputError: if something that is asked for can't be.
         """
-        wanted = self.asked(classes, num, seed)
+        wanted = self.asked(classes, num, seed, prompts)
         original = None if init is None else self.original(init, mask, strength, size)
         if init is None and (mask is not None or strength is not None):
             raise InputError("mask and strength are about a picture to begin from: give init too")
@@ -130,6 +139,7 @@ class Generator:
             [index for index, _ in wanted],
             [number for _, number in wanted],
             self.with_settings(**settings),
+            guide=guide,
             original=original,
             size=size,
             watch=watch,
@@ -159,16 +169,31 @@ class Generator:
         return {**said, "interval": list(settings.interval), "size": f"{width}x{height}"}
 
     def asked(
-        self, classes: str | int | Sequence[str | int] | None, num: int, seed: int
-    ) -> list[tuple[int | None, int]]:
-        """The class, None of a model without any, and the seed of each picture.
+        self,
+        classes: str | int | Sequence[str | int] | None,
+        num: int,
+        seed: int,
+        prompts: str | Sequence[str] | None = None,
+    ) -> list[tuple[Asked, int]]:
+        """The class or the text, None of a model of neither, and the seed of each picture.
 
         Raises:
-            InputError: if there is no such class.
+            InputError: if there is no such class, a text can't be read, or the model isn't told what is given.
         """
         if num < 1:
             raise InputError(f"{num} pictures: expected 1 or more")
-        count = self.config.classes
+        if self.prompts is not None:
+            texts = [prompts] if isinstance(prompts, str) else prompts
+            if classes is not None or not texts:
+                raise InputError(
+                    "this model is told texts: ask by a prompt, such as 'a photo of a sneaker', not by class"
+                )
+            self.prompts.check(texts)
+            return [(text, seed + number) for text in dict.fromkeys(texts) for number in range(num)]
+        count = self.classes
+        if prompts is not None:
+            told = f"classes: ask by one{_some(self.labels)}" if count else "nothing: ask without"
+            raise InputError(f"this model reads no prompts, it is told {told}")
         if not count:
             if classes is not None:
                 raise InputError("this model knows no classes: ask for none")
@@ -181,29 +206,44 @@ class Generator:
 
     def draw(
         self,
-        classes: Sequence[int | None],
+        asked: Sequence[Asked],
         seeds: Sequence[int],
         settings: Settings | None = None,
         *,
+        guide: "Generator | None" = None,
         original: Original | None = None,
         size: tuple[int, int] | None = None,
         watch: Watch = lambda first, state: None,
     ) -> Iterator[Tensor]:
-        """Yield one picture (H, W, C) uint8 for each class and seed, as its batch is done.
+        """Yield one picture (H, W, C) uint8 for each class or text and seed, as its batch is done.
+
+        Args:
+            asked: as `asked` has it.
+            seeds: of the noise.
+            settings: by default the model's own.
+            guide: a worse model of the same kind: guidance leads away from what it says of the same class or text,
+                instead of from what this one says of none (autoguidance, arXiv:2406.02507).
+            original: a picture to begin from.
+            size: (height, width) in pixels.
+            watch: see :data:`diffusion.sample.Watch`.
 
         Raises:
-            InputError: if the settings don't fit the model.
+            InputError: if the settings or the guide don't fit the model.
         """
         settings = settings or self.settings
         solver = named_solver(settings.solver, self.process, settings.steps, self.latents.clip)
-        guidance = Guidance(
-            settings.guidance if self.config.classes else 1.0, settings.interval, settings.rescale, settings.channels
-        )
+        said = settings.interval, settings.rescale, settings.channels
+        if guide is not None:
+            check_guide(self, guide)
+            guidance: Guide = AutoGuidance(guide.model, settings.guidance, *said)
+        else:
+            told = self.classes or self.prompts is not None
+            guidance = Guidance(settings.guidance if told else 1.0, *said)
         height, width = (side // self.latents.factor for side in self.pixels(size))
         sampler = Sampler(
             self.model, solver, guidance, self.latents, (self.config.channels, height, width), self.device
         )
-        return sampler(self.condition(classes), seeds, settings.batch, original, watch)
+        return sampler(self.condition(asked), seeds, settings.batch, original, watch)
 
     def pixels(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The (height, width) of pictures that are asked for in a size, by default as trained.
@@ -215,6 +255,9 @@ class Generator:
         unit = self.config.patch * self.latents.factor
         if height < 1 or width < 1 or height % unit or width % unit:
             raise InputError(f"{width} x {height} pixels can't be cut into patches: expected multiples of {unit}")
+        most = unit * getattr(self.config, "most", MOST_PIXELS)
+        if max(height, width) > most:
+            raise InputError(f"{width} x {height} pixels: this model has positions for up to {most} x {most}")
         if height * width > MOST_PIXELS:
             raise InputError(f"{width} x {height} pixels are more than {MOST_PIXELS}")
         return height, width
@@ -242,9 +285,19 @@ class Generator:
         anew = None if mask is None else _tensor(cut(mask.convert("L")))[0] >= 128
         return Original(pixels, anew, strength)
 
-    def condition(self, classes: Sequence[int | None]) -> Condition:
-        """What the model is told of pictures of these classes."""
-        return Labels(torch.tensor(classes, device=self.device)) if self.config.classes else None
+    def condition(self, asked: Sequence[Asked]) -> Condition:
+        """What the model is told of pictures of these classes or texts."""
+        if self.prompts is not None:
+            texts = [str(text) for text in asked]
+            different = list(dict.fromkeys(texts))
+            numbers = {text: number for number, text in enumerate(different)}
+            at = torch.tensor([numbers[text] for text in texts], device=self.device)
+            return rows(self.prompts(different), at)
+        return Labels(torch.tensor(asked, device=self.device)) if self.classes else None
+
+
+def _some(labels: Sequence[str]) -> str:
+    return f", such as {labels[0]!r}" if labels else ""
 
 
 def _cutter(size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:

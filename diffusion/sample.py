@@ -73,8 +73,9 @@ class Sampler:
         if original is not None:
             start = self.solver.start(original.strength)
             x, constrain = self._begun(original, x, start)
-        if hasattr(self.model, "prepare"):
-            self.model.prepare(self.solver.times, condition)
+        for model in (self.model, getattr(self.guidance, "weak", None)):
+            if hasattr(model, "prepare"):
+                model.prepare(self.solver.times, condition)
         denoise = self.guidance.denoiser(self.model, condition, self.solver.process)
         for state in self.solver(denoise, x, noise, start=start, constrain=constrain):
             x = state.x

@@ -16,7 +16,7 @@ from core.nn.branch import with_gelu
 from core.nn.precision import PackedLinear, Precision, fast, packs, replaced
 from core.nn.rowwise import has_integers
 from core.nn.tiled import int8_linear
-from diffusion.condition import Condition, joined
+from diffusion.condition import Condition, Text, joined
 from diffusion.dit import DiT
 from diffusion.mmdit import MMDiT
 
@@ -48,6 +48,9 @@ class Quick(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """See :meth:`diffusion.dit.DiT.forward`."""
+        if isinstance(condition, Text):
+            states, pooled = (part.to(self.dtype) for part in condition[:2])
+            condition = Text(states, pooled, condition.lengths)
         y: Tensor = self.model(x.to(self.dtype), t, condition)
         return y.float()
 

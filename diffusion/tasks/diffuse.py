@@ -40,7 +40,8 @@ class Diffuse(Task):
         latents: What is denoised; by default the pixels.
         drop: Share of the pictures of which the model is not told what they show: it learns both, so that its samples
             can be guided (arXiv:2207.12598).
-        text: Maps what the data makes of texts to :class:`diffusion.condition.Text`; frozen or not.
+        text: Maps what the data makes of texts to :class:`diffusion.condition.Text`, such as
+            ``multimodal.tasks.told.Told``; for a model that is told texts.
         repa: Alignment of the model's tokens with those of an encoder.
         optim, schedule, ema, initial, adapt: See :class:`Task`.
     """
@@ -62,6 +63,11 @@ class Diffuse(Task):
         super().__init__(model, optim, schedule, ema, initial, adapt)
         if not 0 <= drop < 1:
             raise InputError(f"drop {drop}: the share of pictures without a condition must be in [0, 1)")
+        if (text is None) == hasattr(getattr(model, "config", None), "text_dim"):
+            found = f"a {type(model).__name__} is told {'classes' if text is not None else 'texts'}"
+            raise InputError(f"{found}: {'leave text out' if text is not None else 'say by text what encodes them'}")
+        if repa is not None and not hasattr(model, "features"):
+            raise InputError(f"repa: a {type(model).__name__} doesn't hand out its tokens; expected a DiT")
         self.process = process
         self.latents = Pixels() if latents is None else latents
         self.drop = drop
@@ -90,7 +96,11 @@ class Diffuse(Task):
             return
         if hasattr(data, "check"):
             data.check(self.latents)
+        if hasattr(self.text, "check"):
+            self.text.check(self.model, data)  # type: ignore[union-attr, operator]
         items = data.items({"fit": "train", "validate": "val", "test": "test"}[stage])
+        if self.text is not None:
+            self.class_names = list(items.classes)  # samples may be asked for by these names
         if not self.classes:
             return
         if items.labels is None:

@@ -19,19 +19,25 @@ from core.train.processes import gathered_items
 from diffusion.generate import Settings
 from diffusion.metrics import frechet_distance, kernel_distance, precision_recall
 from diffusion.sample import as_bytes
-from diffusion.tasks.samples import generator_of
+from diffusion.tasks.cache import LatentSet
+from diffusion.tasks.data import LatentData
+from diffusion.tasks.samples import PHOTO, generator_of, subjects
 
 __all__ = ["Fidelity", "figures"]
 
 
 class Fidelity(Callback):
-    """Draws samples of all classes in turn, and compares them with real pictures as a judge sees both.
+    """Draws samples of all classes or texts in turn, and compares them with real pictures as a judge sees both.
 
     Logs, for ``val`` (and, in ``sensorium test``, for ``test``): ``fid`` and ``kid`` (of the judge's features, so
     not those of Inception, unless it is the judge), ``precision`` and ``recall`` (arXiv:1904.06991), and, where the
     judge knows the classes, ``recognised``: the share of samples that show what was asked for; of a model with classes
     also ``class_kid``, the mean over the classes of the KID of a class's samples and its real pictures, and as a
-    control ``other_class_kid``, that of its samples and the real pictures of the next class.
+    control ``other_class_kid``, that of its samples and the real pictures of the next class. Of a model of texts these
+    three are there if it is asked for as many texts as the data has classes, which have to be in their order.
+
+    Where the data is latents that were computed in advance, the real pictures are decoded from them (in
+    ``fidelity.json`` ``reference`` says so): figures don't tell what the autoencoder loses.
 
     Figures and the protocol they were measured by go to ``fidelity.json`` in the run's folder. Seeds are always the
     same, and the training's random state isn't touched.
@@ -43,6 +49,7 @@ class Fidelity(Callback):
         real: The most real pictures, as many of each class as there can be.
         neighbours: For precision and recall.
         settings: How to sample.
+        prompts, sentence: What is asked of a model of texts, as in :class:`diffusion.tasks.samples.Samples`.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class Fidelity(Callback):
         real: int = 10_000,
         neighbours: int = 3,
         settings: Settings = Settings(),
+        prompts: list[str] | None = None,
+        sentence: str = PHOTO,
     ) -> None:
         if every < 1 or min(samples, real) <= neighbours or neighbours < 1:
             raise InputError(
@@ -65,6 +74,8 @@ class Fidelity(Callback):
         self.real = real
         self.neighbours = neighbours
         self.settings = settings
+        self.prompts = prompts
+        self.sentence = sentence
         self.results: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,8 +88,9 @@ class Fidelity(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that there are pictures to compare with."""
-        if not hasattr(getattr(trainer, "datamodule", None), "images"):
-            raise InputError("Fidelity needs data with splits of images: train with ImageData")
+        data = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "images") and not isinstance(data, LatentData):
+            raise InputError("Fidelity needs data with splits of images: train with ImageData or LatentData")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is time."""
@@ -91,12 +103,17 @@ class Fidelity(Callback):
 
     def _measure(self, trainer: Trainer, task: LightningModule, split: Split) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.images(split)
-        images = images if len(images) <= self.real else few(images, self.real)
-        real = _shown(images, data.preprocess)
+        items = data.items(split)
+        items = items if len(items) <= self.real else few(items, self.real)
+        decoded = isinstance(data, LatentData)
+        real = (
+            _decoded(items, task.latents, self.settings.batch, task.device)
+            if decoded
+            else _shown(items, data.preprocess)
+        )
         with evaluating(task), trainer.precision_plugin.forward_context():
             made, classes = self._made(trainer, task)
-        found = figures(self.judge, real, made, classes, images.labels, self.neighbours)
+        found = figures(self.judge, real, made, classes, items.labels, self.neighbours)
         task.log_dict({f"{split}/{name}": value for name, value in found.items()}, on_step=False, on_epoch=True)
         if trainer.state.fn == "fit":
             when: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -106,18 +123,23 @@ class Fidelity(Callback):
         folder = run_folder(trainer)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             protocol = {**self.judge.protocol(), "neighbours": self.neighbours, "sampling": asdict(self.settings)}
+            protocol |= {"reference": "decoded latents"} if decoded else {}
+            if getattr(task, "text", None) is not None:
+                protocol["prompts"] = subjects(task, self.prompts, self.sentence)
             content = {"protocol": protocol, "results": self.results}
             write_text(folder / "fidelity.json", json.dumps(content, indent=2) + "\n")
 
     def _made(self, trainer: Trainer, task: LightningModule) -> tuple[list[Tensor], list[int] | None]:
         """Samples, and the classes that they were asked to show; each process draws its share."""
         generator = generator_of(task, self.settings)
-        count = generator.config.classes
+        texts_or_classes = subjects(task, self.prompts, self.sentence)
+        count = len(texts_or_classes)
         numbers = range(trainer.global_rank, self.samples, trainer.world_size)
-        asked = [number % count if count else None for number in numbers]
+        asked = [texts_or_classes[number % count] if count else None for number in numbers]
         drawn = list(zip(numbers, generator.draw(asked, list(numbers)), strict=True))
         ordered = sorted(gathered_items(drawn), key=lambda item: item[0])
-        return [picture for _, picture in ordered], [number % count for number, _ in ordered] if count else None
+        known = count if generator.prompts is None or count == len(generator.labels) else 0
+        return [picture for _, picture in ordered], [number % count for number, _ in ordered] if known else None
 
 
 def figures(
@@ -158,6 +180,16 @@ def figures(
             whole = [kernel_distance(x, y) for x, y in pairs if min(len(x), len(y)) > 1]
             if whole:
                 found[name] = sum(whole) / len(whole)
+    return found
+
+
+def _decoded(items: LatentSet, latents: Any, batch: int, device: torch.device) -> list[Tensor]:
+    """Real pictures (H, W, C) uint8, as the autoencoder gives them back."""
+    found: list[Tensor] = []
+    for first in range(0, len(items), batch):
+        views = items.read(range(first, min(first + batch, len(items))))
+        moments = torch.stack([view[0] for view in views]).float().to(device)  # the view that isn't mirrored
+        found += as_bytes(latents.decode(latents.expected(moments)).float().cpu())
     return found
 
 
