@@ -12,7 +12,7 @@ from core.weights import Table, load_into
 from multimodal.resampler import IDEFICS, OPEN_FLAMINGO, Resampler
 
 sys.path.append(str(Path(__file__).parents[1] / "nn"))
-from peer import assert_equal_modules  # noqa: E402
+from peer import assert_equal_modules
 
 DIM = 16
 
