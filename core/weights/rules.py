@@ -6,7 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ZEROS", "Derived", "Fixed", "Rename", "Reshape", "Rule", "Split", "Squeeze", "Tied", "Transpose", "Zeros"]
+__all__ = [
+    "ZEROS",
+    "Derived",
+    "Fixed",
+    "Rename",
+    "Reshape",
+    "Rule",
+    "Split",
+    "SplitColumns",
+    "Squeeze",
+    "Tied",
+    "Transpose",
+    "Zeros",
+]
 
 ZEROS = "zeros"
 """A part of a :class:`Split` that ours doesn't have because it must be zero (the key bias of Whisper)."""
@@ -139,6 +152,20 @@ class Split(Rule):
         if theirs.ndim == 0 or theirs.shape[0] % len(self.parts):
             raise ValueError(f"{tuple(theirs.shape)} can't be split in {len(self.parts)} equal parts")
         return list(zip(self.parts, theirs.chunk(len(self.parts)), strict=True))
+
+
+class SplitColumns(Rule):
+    """A fused matrix (in, parts * out), cut along its last axis into parts (out, in): GPT-2's query, key and value."""
+
+    def load(self, theirs: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts, transposed."""
+        if theirs.ndim != 2 or theirs.shape[1] % len(self.ours):
+            raise ValueError(f"{tuple(theirs.shape)} can't be split in {len(self.ours)} equal parts of columns")
+        return tuple(part.T for part in theirs.chunk(len(self.ours), 1))
+
+    def export(self, *ours: Tensor) -> Tensor:
+        """Join the parts."""
+        return torch.cat([part.T for part in ours], 1)
 
 
 def _reshape(x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
