@@ -1,12 +1,12 @@
 """Recordings listed in a file: JSON lines, CSV or TSV, with what is said in each."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.data.json_lines import json_lines
 from core.data.labels import numbered
 from core.data.recordings import AudioFormat, Recordings
 from core.data.sets import Split
@@ -20,7 +20,6 @@ __all__ = ["Manifest"]
 _PATHS = ("audio_filepath", "audio", "path", "file", "file_name", "filename", "filepath", "wav")
 _LABELS = ("label", "class", "keyword", "category", "command")
 _ENDINGS = (".jsonl", ".csv", ".tsv", ".json", ".ndjson")
-_MOST = 1 << 31  # bytes of a manifest
 
 
 class _Row(NamedTuple):
@@ -103,18 +102,4 @@ def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     """Number and fields of each line."""
     if path.suffix in (".csv", ".tsv"):
         return [(number, dict(row)) for number, row in cells(path)]
-    if path.stat().st_size > _MOST:
-        raise InputError(f"{path}: more than 2 GiB; cut it into several")
-    found: list[tuple[int, Mapping[str, Any]]] = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-            if line.strip():
-                said = json.loads(line)
-                if not isinstance(said, dict):
-                    raise InputError(f'{path}: line {number} is no JSON object, such as {{"path": ..., "text": ...}}')
-                found.append((number, said))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not text in UTF-8 ({error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {number} is not JSON ({error.msg}); expected one object a line") from error
-    return found
+    return json_lines(path)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["token_losses"]
+__all__ = ["token_log_probs", "token_losses"]
 
 
 def token_losses(
@@ -35,6 +35,31 @@ def token_losses(
         for some, these in zip(kept.split(chunk), wanted.split(chunk), strict=True)
     ]
     return torch.stack(parts).sum(), len(wanted)
+
+
+def token_log_probs(states: Tensor, head: Tensor, labels: Tensor, ignored: int, chunk: int = 1024) -> Tensor:
+    """Log-probability of each label that counts, (n,) in reading order; float32 at least.
+
+    The logits of what is ignored are never computed, and no more than ``chunk`` rows of the others exist at a time.
+
+    Args:
+        states, head, labels, ignored, chunk: see :func:`token_losses`.
+    """
+    counted = labels != ignored
+    kept, wanted = states[counted], labels[counted]  # (B, L, D) -> (n, D)
+    if len(wanted) <= chunk:
+        return _each(kept, head, wanted)
+    parts = [
+        checkpoint(_each, some, head, these, use_reentrant=False)
+        for some, these in zip(kept.split(chunk), wanted.split(chunk), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _each(states: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    logits = F.linear(states, head)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return -F.cross_entropy(logits, labels, reduction="none")
 
 
 def _summed(states: Tensor, head: Tensor, labels: Tensor, smoothing: float) -> Tensor:

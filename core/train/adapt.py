@@ -1,7 +1,8 @@
 """Which weights of a model are trained: some of its own, or low-rank adapters beside them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,7 +12,18 @@ from core.errors import InputError
 from core.train.optim import blocks_of, layers_of
 from core.weights import read, write_safetensors
 
-__all__ = ["Adapt", "Head", "Last", "LoRA", "Lock", "NormAndBias", "load_adapter", "save_adapter"]
+__all__ = [
+    "Adapt",
+    "Head",
+    "Last",
+    "LoRA",
+    "Lock",
+    "NormAndBias",
+    "Only",
+    "load_adapter",
+    "save_adapter",
+    "without_adapters",
+]
 
 HEAD = "head"
 
@@ -88,6 +100,29 @@ class Lock(Adapt):
         _train_only(model, lambda name: not name.startswith(self.parts), "nothing beside the locked parts")
 
 
+class Only(Adapt):
+    """Trains some parts and nothing else: the first stage of LLaVA (arXiv:2304.08485) is ``parts: [projector]``.
+
+    Args:
+        parts: What their names begin with.
+    """
+
+    def __init__(self, parts: list[str]) -> None:
+        self.parts = list(parts)
+
+    def __call__(self, model: nn.Module) -> None:
+        """Freeze the rest.
+
+        Raises:
+            InputError: If the model has no such part.
+        """
+        begins = tuple(f"{part}." for part in self.parts)
+        for part, begin in zip(self.parts, begins, strict=True):
+            if not any(name.startswith(begin) for name, _ in model.named_parameters()):
+                raise InputError(f"{part!r} can't be trained: the model has no such part")
+        _train_only(model, lambda name: name.startswith(begins), "none of the parts")
+
+
 class NormAndBias(Adapt):
     """Trains norms, biases and the head (BitFit, arXiv:2106.10199, and its like)."""
 
@@ -116,6 +151,7 @@ class LoRA(Adapt):
         dora: Whether each column's magnitude is trained apart from its direction.
         targets: Ends of the names of the linear layers that get one.
         also: Modules that are trained as they are.
+        parts: What the names of the layers begin with: adapters in these parts only; by default in all.
     """
 
     def __init__(
@@ -126,6 +162,7 @@ class LoRA(Adapt):
         dora: bool = False,
         targets: tuple[str, ...] = ("q.proj", "k.proj", "v.proj", "fn.out", "fn.fc1", "fn.fc2"),
         also: tuple[str, ...] = (HEAD,),
+        parts: tuple[str, ...] = (),
     ) -> None:
         if rank < 1 or not 0 <= dropout < 1:
             raise InputError(f"rank {rank} must be at least 1 and dropout {dropout} in [0, 1)")
@@ -135,6 +172,7 @@ class LoRA(Adapt):
         self.dora = dora
         self.targets = tuple(targets)
         self.also = tuple(also)
+        self.parts = tuple(parts)
 
     def __call__(self, model: nn.Module) -> None:
         """Put adapters into the linear layers and freeze the rest.
@@ -144,15 +182,22 @@ class LoRA(Adapt):
         """
         from peft import LoraConfig, inject_adapter_in_model
 
-        names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        if not any(f".{name}".endswith(f".{target}") for name in names for target in self.targets):
-            raise InputError(f"no linear layer is called {', '.join(self.targets)}: LoRA has nothing to adapt")
+        begins = tuple(f"{part}." for part in self.parts)
+        names = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and (not begins or name.startswith(begins))
+        ]
+        names = [name for name in names if any(f".{name}".endswith(f".{target}") for target in self.targets)]
+        if not names:
+            where = f" in {', '.join(self.parts)}" if self.parts else ""
+            raise InputError(f"no linear layer{where} is called {', '.join(self.targets)}: LoRA has nothing to adapt")
         settings = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # any number will do
             lora_dropout=self.dropout,
             use_dora=self.dora,
-            target_modules=list(self.targets),
+            target_modules=names,
         )
         inject_adapter_in_model(settings, model)
         for name, parameter in model.named_parameters():
@@ -168,6 +213,21 @@ class LoRA(Adapt):
                 module.merge(safe_merge=True)
                 model.set_submodule(name, module.get_base_layer())
         model.requires_grad_(True)
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside the ``with`` the model is what it was before :class:`LoRA` adapted it."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def save_adapter(model: nn.Module, path: Path | str) -> None:
