@@ -15,7 +15,7 @@ from core.weights.rules import ZEROS, Derived
 
 from .vit import ViTConfig
 
-__all__ = ["TIMM", "hugging_face", "meta", "timm"]
+__all__ = ["TIMM", "hugging_face", "image_tower", "meta", "timm"]
 
 _MLP: Rules = {
     "blocks.{i}.mlp.fc1.{leaf}": "blocks.{i}.mlp.fn.fc1.{leaf}",
@@ -224,8 +224,8 @@ def _dinov3(config: ViTConfig) -> dict[str, Any]:
     }
 
 
-def _tower(config: ViTConfig) -> dict[str, Any]:
-    """The image towers of CLIP and SigLIP."""
+def image_tower(config: ViTConfig) -> dict[str, Any]:
+    """Return the rules of the image towers of CLIP and SigLIP: the part that other models have inside."""
     attention = {f"self_attn.{part}_proj.{{leaf}}": f"attn.fn.{part}.proj.{{leaf}}" for part in "qkv"}
     attention["self_attn.out_proj.{leaf}"] = "attn.fn.out.{leaf}"
     norms = {"layer_norm1.{leaf}": "attn.norm.{leaf}", "layer_norm2.{leaf}": "mlp.norm.{leaf}"}
@@ -261,9 +261,9 @@ _HEADS: dict[str, dict[str, Any]] = {
 def _family(config: ViTConfig) -> tuple[str, str, Callable[[ViTConfig], dict[str, Any]]]:
     """Name, prefix of the encoder beside a head, and names of Hugging Face's family for a config."""
     if config.pre_norm:
-        return "clip", "vision_model.", _tower
+        return "clip", "vision_model.", image_tower
     if config.pool == "map":
-        return "siglip", "vision_model.", _tower
+        return "siglip", "vision_model.", image_tower
     if config.positions == "rotary":
         return "dinov3", "model.", _dinov3
     if config.layer_scale is not None:
