@@ -9,17 +9,20 @@ from core.generate.sampling import (
     Drawn,
     ForcePrefix,
     MinLength,
+    MinP,
     Rule,
     Sample,
     Suppress,
     SuppressAtBegin,
+    Temperature,
     TopK,
     TopP,
     drawn_from,
     most_likely,
 )
-from core.generate.search import Hypothesis, Step, generate
+from core.generate.search import Hypothesis, Step, generate, stream
 from core.generate.speculative import Agreement, Judge, Rejection, RewindStep, speculate
+from core.generate.stopping import StopTexts, StopWhen
 
 __all__ = [
     "AfterPrompt",
@@ -34,6 +37,7 @@ __all__ = [
     "Hypothesis",
     "Judge",
     "MinLength",
+    "MinP",
     "NoRepeatNGram",
     "NothingBetter",
     "Piece",
@@ -44,8 +48,11 @@ __all__ = [
     "Rule",
     "Sample",
     "Step",
+    "StopTexts",
+    "StopWhen",
     "Suppress",
     "SuppressAtBegin",
+    "Temperature",
     "TopK",
     "TopP",
     "beam_search",
@@ -53,4 +60,5 @@ __all__ = [
     "generate",
     "most_likely",
     "speculate",
+    "stream",
 ]

@@ -14,10 +14,12 @@ __all__ = [
     "Drawn",
     "ForcePrefix",
     "MinLength",
+    "MinP",
     "Rule",
     "Sample",
     "Suppress",
     "SuppressAtBegin",
+    "Temperature",
     "TopK",
     "TopP",
     "drawn_from",
@@ -102,6 +104,31 @@ class TopP:
         gone = ordered.softmax(-1).cumsum(-1) <= 1 - self.p
         gone[:, -1] = False
         logits.masked_fill_(torch.zeros_like(gone).scatter(1, index, gone), -torch.inf)
+
+
+class MinP:
+    """Choose among the tokens whose probability is at least `p` times that of the likeliest (arXiv:2407.01082)."""
+
+    def __init__(self, p: float) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be in [0, 1], not {p}")
+        self.p = p
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        probability = logits.softmax(-1)
+        logits.masked_fill_(probability < self.p * probability.amax(-1, keepdim=True), -torch.inf)
+
+
+class Temperature:
+    """Divide by the temperature, for the rules that come behind it: `TopP` and `MinP` look at probabilities."""
+
+    def __init__(self, temperature: float) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}: use most_likely for 0")
+        self.temperature = temperature
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> None:
+        logits.div_(self.temperature)
 
 
 def most_likely(logits: Tensor) -> Tensor:

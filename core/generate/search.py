@@ -4,7 +4,7 @@ The same loop serves speech recognition and language models: what differs betwee
 whatever it attends to), the rules and the prompt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.generate.sampling import Chooser, Rule, most_likely
 
-__all__ = ["Hypothesis", "Step", "generate"]
+__all__ = ["Hypothesis", "Step", "generate", "stream"]
 
 
 Step = Callable[[Tensor], Tensor]
@@ -62,30 +62,52 @@ def generate(
     logits. Rows that finish early wait, fed with `stop`, and change nothing for the others. With `keep`, which makes
     `step` go on with some of its rows only, (rows left,) integers, nothing is computed for them.
     """
+    found = list(stream(step, prompt, stop=stop, limit=limit, rules=rules, choose=choose, keep=keep))
+    if not found:
+        return [Hypothesis([], [], finished=False) for _ in prompt]
+    tokens, scores = (torch.stack(part, dim=1).tolist() for part in zip(*found, strict=True))
+    return [Hypothesis.until(stop, row, score) for row, score in zip(tokens, scores, strict=True)]
+
+
+def stream(
+    step: Step,
+    prompt: Tensor,
+    *,
+    stop: int,
+    limit: int,
+    rules: Sequence[Rule] = (),
+    choose: Chooser = most_likely,
+    keep: Callable[[Tensor], None] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As :func:`generate`, token by token: yield those of all rows (B,) and their log-probabilities (B,).
+
+    Rows that have chosen `stop` go on with it. Whoever stops asking stops the work.
+    """
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ValueError(f"prompt must be (B, L) with L >= 1, not {tuple(prompt.shape)}")
     tokens = prompt[:, :0]
-    logprobs: list[Tensor] = []
     done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
     rows = torch.arange(len(prompt), device=prompt.device)  # that `step` goes on with
     fed = prompt
     for _ in range(limit):
-        logits = _spread(step(fed[rows])[:, -1].float(), rows, len(prompt))  # (rows, L, V) -> (B, V)
-        for rule in rules:
-            rule(logits, tokens)
-        chosen = choose(logits).masked_fill(done, stop)
-        fed = chosen[:, None]
-        logprobs.append(logits.log_softmax(dim=-1).gather(1, fed)[:, 0])
-        tokens = torch.cat([tokens, fed], dim=1)
-        done = done | (chosen == stop)
-        if done.all():
+        with torch.inference_mode():
+            logits = _spread(step(fed[rows])[:, -1].float(), rows, len(prompt))  # (rows, L, V) -> (B, V)
+            for rule in rules:
+                rule(logits, tokens)
+            chosen = choose(logits).masked_fill(done, stop)
+            fed = chosen[:, None]
+            scores = logits.log_softmax(dim=-1).gather(1, fed)[:, 0]
+            tokens = torch.cat([tokens, fed], dim=1)
+            done = done | (chosen == stop)
+            all_done = bool(done.all())
+        yield chosen, scores
+        if all_done:
             break
-        if keep is not None and done[rows].any():
-            left = (~done[rows]).nonzero()[:, 0]
-            keep(left)
-            rows = rows[left]
-    scores = torch.stack(logprobs, dim=1) if logprobs else torch.zeros(tokens.shape)
-    return [Hypothesis.until(stop, row, score) for row, score in zip(tokens.tolist(), scores.tolist(), strict=True)]
+        with torch.inference_mode():
+            if keep is not None and done[rows].any():
+                left = (~done[rows]).nonzero()[:, 0]
+                keep(left)
+                rows = rows[left]
 
 
 def _spread(logits: Tensor, rows: Tensor, count: int) -> Tensor:

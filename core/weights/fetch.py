@@ -28,6 +28,7 @@ COMPANIONS = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
     *("vocabulary.json", "vocabulary.txt", "added_tokens.json", "special_tokens_map.json", "open_clip_config.json"),
+    *("chat_template.jinja", "chat_template.json"),
     *("README.md", "LICENSE*", "NOTICE*"),
 )
 
