@@ -1,5 +1,6 @@
 """Perceiver, Perceiver IO and Perceiver AR on the shared block."""
 
+from .autoregressive import PerceiverAR, PerceiverARConfig
 from .byte_tokenizer import ByteTokenizer
 from .config import (
     ClassOutput,
@@ -31,6 +32,8 @@ __all__ = [
     "Learned",
     "Part",
     "Perceiver",
+    "PerceiverAR",
+    "PerceiverARConfig",
     "PerceiverConfig",
     "SeveralInput",
     "SeveralOutput",
