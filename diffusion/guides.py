@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from core.errors import InputError
+from diffusion.latents import Pixels
 
 __all__ = ["check_guide"]
 
@@ -30,7 +31,10 @@ def _kind(generator: Any) -> dict[str, Any]:
     """What two models have to have in common."""
     names = ("image", "channels", "outputs", "text_dim", "pooled_dim")
     config = {name: getattr(generator.config, name, None) for name in names}
-    return {"classes": generator.classes, **config, "process": _plain(generator.process)}
+    latents = generator.latents
+    # of an autoencoder its weights count, and not where they lie
+    encoded = _plain(latents) if isinstance(latents, Pixels) else latents.identity()
+    return {"classes": generator.classes, **config, "latents": encoded, "process": _plain(generator.process)}
 
 
 def _plain(value: Any) -> Any:

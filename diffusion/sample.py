@@ -73,7 +73,8 @@ class Sampler:
         if original is not None:
             start = self.solver.start(original.strength)
             x, constrain = self._begun(original, x, start)
-        for model in (self.model, getattr(self.guidance, "weak", None)):
+        models: list[Any] = [self.model, getattr(self.guidance, "weak", None)]
+        for model in models:
             if hasattr(model, "prepare"):
                 model.prepare(self.solver.times, condition)
         denoise = self.guidance.denoiser(self.model, condition, self.solver.process)

@@ -22,17 +22,26 @@ def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str
 
 
 def write_generator_bundle(opened: Any, folder: Path, precision: str | None = None) -> None:
-    """Write a diffusion model (`sensorium.generators.OpenGenerator`), with its process, latents and settings."""
+    """Write a diffusion model (`sensorium.generators.OpenGenerator`), with its process, latents and settings.
+
+    Of one that is told texts also the encoder of texts and its tokenizer.
+    """
     from core.weights import Bundle
 
+    family, model, files = "diffusion", opened.model, {}
+    if opened.prompts is not None:
+        from multimodal.text_to_image import TextToImage
+
+        family, model, files = "multimodal", TextToImage(model, opened.prompts.encoder), opened.prompts.files
     said = Bundle(
-        f"diffusion.{type(opened.model).__name__}",
-        asdict(opened.model.config),
+        f"{family}.{type(model).__name__}",
+        asdict(model.config),
         preprocessing={"latents": opened.recipes["latents"]},
+        tokenizer={"files": sorted(files)} if files else {},
         labels=opened.labels,
         notes={"process": opened.recipes["process"], "generate": opened.settings},
     )
-    _save(folder, opened.model, said, {}, precision)
+    _save(folder, model, said, files, precision)
 
 
 def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None) -> None:

@@ -1,7 +1,9 @@
 """The work behind ``sensorium generate``: pictures are drawn in batches and written one by one."""
 
+import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
 
     from diffusion.generate import Generator, Settings
     from diffusion.original import Original
+    from diffusion.prompting import Asked
 
 __all__ = ["Job", "check_folder", "jobs", "run", "write_sheet"]
 
 SHOWN, COLUMNS = 100, 8  # pictures on a contact sheet, and in a row of it
+SLUG = 60  # characters of a text in a file's name
+TITLE = 20  # and above its picture
 FRAMES = 25  # of a preview
 
 
@@ -27,7 +32,7 @@ class Job:
     """A picture to draw: where it goes, what it shows, from which noise, and all that it is made by."""
 
     place: Path
-    index: int | None
+    asked: "Asked"
     seed: int
     settings: Mapping[str, Any]
 
@@ -56,21 +61,43 @@ def check_folder(folder: Path) -> None:
 
 
 def jobs(
-    generator: "Generator", wanted: Sequence[tuple[int | None, int]], folder: Path, about: Mapping[str, Any]
+    generator: "Generator", wanted: Sequence[tuple["Asked", int]], folder: Path, about: Mapping[str, Any]
 ) -> list[Job]:
-    """What to draw for classes and seeds; `about` is what all pictures have in common."""
+    """What to draw for classes or texts and seeds; `about` is what all pictures have in common."""
+    slugs = text_slugs([asked for asked, _ in wanted if isinstance(asked, str)])
     found = []
-    for index, seed in wanted:
-        name = _name(generator.labels, index)
-        said = {"seed": seed, **({} if index is None else {"class": name, "class_index": index})}
-        found.append(Job(folder / f"{_slug(generator.labels, index)}_{seed:04d}.png", index, seed, {**about, **said}))
+    for asked, seed in wanted:
+        if isinstance(asked, str):
+            slug, shown = slugs[asked], {"prompt": asked}
+        else:
+            slug, shown = _slug(generator.labels, asked), _class(generator.labels, asked)
+        found.append(Job(folder / f"{slug}_{seed:04d}.png", asked, seed, {**about, "seed": seed, **shown}))
     return found
+
+
+def text_slugs(texts: Sequence[str]) -> dict[str, str]:
+    """A part of a file's name for each text: its words, and a hash where they are cut or others have the same."""
+    plain = {text: re.sub(r"\W+", "_", text.casefold()).strip("_") for text in texts}
+    shared = Counter(plain.values())
+    return {
+        text: slug if 0 < len(slug) <= SLUG and shared[slug] == 1 else f"{slug[:SLUG]}_{_digits(text)}".strip("_")
+        for text, slug in plain.items()
+    }
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _class(labels: Sequence[str], index: int | None) -> dict[str, Any]:
+    return {} if index is None else {"class": _name(labels, index), "class_index": index}
 
 
 def run(
     generator: "Generator",
     todo: Sequence[Job],
     settings: "Settings",
+    guide: "Generator | None" = None,
     original: "Original | None" = None,
     size: tuple[int, int] | None = None,
     preview: Path | None = None,
@@ -93,9 +120,10 @@ def run(
                 film.add(state)
 
         drawn = generator.draw(
-            [job.index for job in todo],
+            [job.asked for job in todo],
             [job.seed for job in todo],
             settings,
+            guide=guide,
             original=original,
             size=size,
             watch=watch,
@@ -136,10 +164,15 @@ def write_sheet(path: Path, made: Sequence[Job]) -> None:
 
     shown = made[:SHOWN]
     cells = [np.asarray(read_image(job.place)) for job in shown]
-    titles = [f"{job.settings.get('class', '')} {job.seed}".strip() for job in shown]
+    titles = [f"{_title(job.settings)} {job.seed}".strip() for job in shown]
     rows = list(_chunks(cells))
     with replacing(path) as draft:
         sheet(rows, list(_chunks(titles)), side=128).save(draft, "PNG")
+
+
+def _title(settings: Mapping[str, Any]) -> str:
+    text = str(settings.get("prompt", ""))
+    return (text if len(text) <= TITLE else f"{text[: TITLE - 1]}\u2026") or str(settings.get("class", ""))
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

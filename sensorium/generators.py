@@ -16,6 +16,7 @@ FILES = (
     *(f"{part}/{name}" for part in ("transformer", "vae") for name in ("*.json", "*.safetensors", "*.bin")),
 )
 """Of a model on the Hub: a bundle, or the parts of diffusers' pipeline that draw."""
+TEXTS = "multimodal.TextToImage"  # the bundle of a model that is told texts
 PIXELS = {"class_path": "diffusion.latents.Pixels", "init_args": {}}
 EMBEDDED = Path(__file__).parents[1] / "assets" / "dit_fashion_mnist"
 
@@ -29,6 +30,7 @@ class OpenGenerator(NamedTuple):
         labels: names of its classes.
         settings: that it should be sampled with, as far as it says so.
         recipes: of process and latents, as `diffusion.described` makes them.
+        prompts: a `multimodal.prompts.Prompts`, of a model that is told texts.
     """
 
     model: Any
@@ -37,6 +39,7 @@ class OpenGenerator(NamedTuple):
     labels: tuple[str, ...]
     settings: dict[str, Any]
     recipes: dict[str, Any]
+    prompts: Any = None
 
     def generator(self, precision: Any = "auto", reuse: float = 0.0) -> Any:
         """The `diffusion.generate.Generator` on the fastest device.
@@ -60,14 +63,17 @@ class OpenGenerator(NamedTuple):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = quick(self.model.to(device), precision, Reuse(reuse) if reuse else None)
         settings = from_plain(Settings, self.settings, "settings")
-        return Generator(model, self.process, self.latents, self.labels, settings)
+        if self.prompts is not None:
+            self.prompts.encoder.to(device)
+        return Generator(model, self.process, self.latents, self.labels, settings, self.prompts)
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that weights of any other value don't have."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        for part in (self.model, *(() if self.prompts is None else (self.prompts.encoder,))):
+            for name, tensor in sorted(part.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -113,7 +119,7 @@ def is_generator(path: Path) -> bool:
 
         return str((read_recipe(path).get("model") or {}).get("class_path")).startswith("diffusion.")
     if is_bundle(path):
-        return read_bundle(path).model.startswith("diffusion.")
+        return read_bundle(path).model.startswith(("diffusion.", TEXTS))
     if (path / "model_index.json").is_file():
         return True
     return any(name.startswith(("x_embedder.", "pos_embed.proj.")) for name in read(path).tensors)
@@ -138,19 +144,32 @@ def open_generator(source: str | Path, vae: str | None = None) -> OpenGenerator:
 
 
 def _bundled(path: Path, vae: str | None) -> OpenGenerator:
-    from core.weights import open_bundle
+    from core.weights import open_bundle, read_bundle
     from diffusion.described import made
     from diffusion.weights import MAKERS
 
-    model, bundle = open_bundle(path, MAKERS)
-    _check_classes(model.config, path)
+    prompts = None
+    if read_bundle(path).model == TEXTS:
+        from multimodal.find_tokenizer import tokenizer_files, tokenizer_for
+        from multimodal.prompts import Prompts
+        from multimodal.text_to_image import MAKERS as BOTH
+
+        both, bundle = open_bundle(path, BOTH)
+        model, encoder = both.eval().denoiser, both.text
+        text = encoder.tower.config
+        prompts = Prompts(encoder, tokenizer_for(path, text.vocab, text.context), tokenizer_files(str(path)))
+    else:
+        model, bundle = open_bundle(path, MAKERS)
+    _check_told(model.config, path, prompts)
     process, latents = bundle.notes.get("process"), bundle.preprocessing.get("latents")
     if not isinstance(process, Mapping) or not isinstance(latents, Mapping):
         raise InputError(f"{path} doesn't say what its model was trained on: expected its process and its latents")
     recipes = {"process": dict(process), "latents": dict(latents) if vae is None else _autoencoder(vae)}
     settings = dict(bundle.notes.get("generate") or {})
     parts = {name: made(said) for name, said in recipes.items()}
-    return OpenGenerator(model.eval(), **parts, labels=bundle.labels, settings=settings, recipes=recipes)
+    return OpenGenerator(
+        model.eval(), **parts, labels=bundle.labels, settings=settings, recipes=recipes, prompts=prompts
+    )
 
 
 def _trained(path: Path, vae: str | None) -> OpenGenerator:
@@ -162,7 +181,8 @@ def _trained(path: Path, vae: str | None) -> OpenGenerator:
     task: Any = rebuild(path)
     if not all(hasattr(task, name) for name in ("model", "process", "latents")):
         raise InputError(f"{path} trained a {type(task).__name__}, which draws nothing")
-    _check_classes(task.model.config, path)
+    prompts = task.text.prompts() if hasattr(task.text, "prompts") else None
+    _check_told(task.model.config, path, prompts)
     recipe = read_recipe(path)
     said = recipe["model"].get("init_args") or {}
     recipes = {"process": dict(said["process"]), "latents": dict(said.get("latents") or PIXELS)}
@@ -171,7 +191,7 @@ def _trained(path: Path, vae: str | None) -> OpenGenerator:
         recipes["latents"] = _autoencoder(vae)
         latents = made(recipes["latents"])
     labels = tuple(read_checkpoint(path).get("class_names") or ())
-    return OpenGenerator(task.model.eval(), task.process, latents, labels, _sampled(recipe), recipes)
+    return OpenGenerator(task.model.eval(), task.process, latents, labels, _sampled(recipe), recipes, prompts)
 
 
 def _sampled(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +210,7 @@ def _released(path: Path, vae: str | None) -> OpenGenerator:
 
     model, origin = load_denoiser(path)
     config: Any = model.config
-    _check_classes(config, path)
+    _check_told(config, path, None)
     folder = vae or (str(path / "vae") if (path / "vae").is_dir() else None)
     if folder is None:
         raise InputError(f"{path} draws latents: give the folder of its autoencoder by --vae")
@@ -203,9 +223,9 @@ def _released(path: Path, vae: str | None) -> OpenGenerator:
     return OpenGenerator(model.eval(), **parts, labels=labels, settings=settings, recipes=recipes)
 
 
-def _check_classes(config: Any, path: Path) -> None:
-    """Raise InputError for a model that is told texts: nothing here encodes them."""
-    if not hasattr(config, "classes"):
+def _check_told(config: Any, path: Path, prompts: Any) -> None:
+    """Raise InputError for a model that is told texts, where nothing is known that encodes them."""
+    if not hasattr(config, "classes") and prompts is None:
         raise InputError(f"{path} draws what texts say, and no encoder of texts is known for it: expected a DiT")
 
 

@@ -64,10 +64,10 @@ class Diffuse(Task):
         if not 0 <= drop < 1:
             raise InputError(f"drop {drop}: the share of pictures without a condition must be in [0, 1)")
         if (text is None) == hasattr(getattr(model, "config", None), "text_dim"):
-            found = f"a {type(model).__name__} is told {'classes' if text is not None else 'texts'}"
+            found = f"{type(model).__name__} is told {'classes' if text is not None else 'texts'}"
             raise InputError(f"{found}: {'leave text out' if text is not None else 'say by text what encodes them'}")
         if repa is not None and not hasattr(model, "features"):
-            raise InputError(f"repa: a {type(model).__name__} doesn't hand out its tokens; expected a DiT")
+            raise InputError(f"repa: {type(model).__name__} doesn't hand out its tokens; expected a DiT")
         self.process = process
         self.latents = Pixels() if latents is None else latents
         self.drop = drop

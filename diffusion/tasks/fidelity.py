@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from core.data.order import keys
-from core.data.sets import ImageSet, Split, few
+from core.data.sets import ImageSet, ItemSet, Split, few
 from core.errors import InputError
 from core.train.folders import write_text
 from core.train.judge import Judge
@@ -19,7 +19,6 @@ from core.train.processes import gathered_items
 from diffusion.generate import Settings
 from diffusion.metrics import frechet_distance, kernel_distance, precision_recall
 from diffusion.sample import as_bytes
-from diffusion.tasks.cache import LatentSet
 from diffusion.tasks.data import LatentData
 from diffusion.tasks.samples import PHOTO, generator_of, subjects
 
@@ -183,7 +182,7 @@ def figures(
     return found
 
 
-def _decoded(items: LatentSet, latents: Any, batch: int, device: torch.device) -> list[Tensor]:
+def _decoded(items: ItemSet[Any], latents: Any, batch: int, device: torch.device) -> list[Tensor]:
     """Real pictures (H, W, C) uint8, as the autoencoder gives them back."""
     found: list[Tensor] = []
     for first in range(0, len(items), batch):

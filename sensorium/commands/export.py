@@ -151,7 +151,6 @@ def _export_generator(model: Path, output: Path, kind: str, precision: str | Non
     """Write a diffusion model, read it again, and see that it predicts as before."""
     import torch
 
-    from diffusion.condition import Labels
     from sensorium.bundles import write_generator_bundle
     from sensorium.generators import open_generator
 
@@ -160,11 +159,14 @@ def _export_generator(model: Path, output: Path, kind: str, precision: str | Non
     opened = open_generator(model)
     config = opened.model.config
     x = torch.randn(2, config.channels, *config.image, generator=torch.Generator().manual_seed(0))
-    t, told = torch.full((2,), 0.5), Labels(torch.zeros(2, dtype=torch.long)) if config.classes else None
+    t, asked = torch.full((2,), 0.5), [0, 0] if opened.prompts is None else ["a dog", "a photo of two cats"]
+    told = opened.generator("float32").condition(asked)
     with torch.no_grad():
         expected = opened.model(x, t, told)
         write_generator_bundle(opened, output, precision)
-        gap = float((open_generator(output).model(x, t, told) - expected).abs().max())
+        again = open_generator(output)
+        told = again.generator("float32").condition(asked)
+        gap = float((again.model(x, t, told) - expected).abs().max())
     print(f"{output}: a bundle, read again; predictions differ by {gap:.1e}")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 SHEET, PREVIEW = "sheet.png", "preview.webp"
+GUIDED = 2.0  # what --guidance is beside a --guide
 
 
 def generate(
@@ -24,21 +25,33 @@ def generate(
         typer.Option(
             "--model",
             "-m",
-            help="DiT or SiT: bundle, .ckpt of sensorium fit, folder, file, owner/name; by default the small one of a "
-            "checkout, which draws clothes",
+            help="DiT, SiT or MMDiT: bundle, .ckpt of sensorium fit, folder, file, owner/name; by default the small "
+            "one of a checkout, which draws clothes",
         ),
     ] = None,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", "-c", metavar="NAME_OR_ID", help="what to draw; may be repeated; else each in turn"),
     ] = None,
-    num: Annotated[int, typer.Option("--num", "-n", help="pictures of each --class; without any, of all")] = 8,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="what to draw, of a model that is told texts; may be repeated"),
+    ] = None,
+    num: Annotated[
+        int, typer.Option("--num", "-n", help="pictures of each --class or --prompt; without any, of all classes")
+    ] = 8,
     seed: Annotated[int, typer.Option("--seed", "-s", help="of the first picture; the others have the next ones")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="folder of the pictures")] = Path("generated"),
     steps: Annotated[int | None, typer.Option("--steps", help="of the solver; else as the model says, or 50")] = None,
     guidance: Annotated[
         float | None,
         typer.Option("--guidance", "-g", help="its scale: 1 is none; else as the model says, or 4"),
+    ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            "--guide", metavar="MODEL", help="a worse model: guidance leads away from it; --guidance is then 2"
+        ),
     ] = None,
     guidance_interval: Annotated[
         str | None,
@@ -81,10 +94,10 @@ def generate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="also pictures that were made otherwise")] = False,
 ) -> None:
-    """Draw pictures of classes, anew or from a picture.
+    """Draw pictures of classes or texts, anew or from a picture.
 
-    A seed and a class give the same picture, whatever else is drawn beside it. Each file is written when it is done
-    and says how it was made; the same command, run again after an interruption, draws what is missing. Several
+    A seed and a class or text give the same picture, whatever else is drawn beside it. Each file is written when it
+    is done and says how it was made; the same command, run again after an interruption, draws what is missing. Several
     pictures also come side by side as sheet.png.
 
     Examples:
@@ -98,12 +111,21 @@ def generate(
     sensorium generate -c sneaker --init boot.png --mask sole.png --out painted
 
     sensorium generate -m runs/dit/version_0/last.ckpt -c 3 --precision float32
+
+    sensorium generate -m runs/dit/version_0/last.ckpt -c 3 --guide runs/dit/version_1/last.ckpt
+
+    sensorium generate -m runs/mmdit/version_0/last.ckpt --prompt "a photo of a sneaker" --num 4
     """
+    from diffusion.guides import check_guide
     from sensorium.generating import check_folder, jobs, run, write_sheet
     from sensorium.generators import embedded_generator, open_generator
 
     if init is None and (mask is not None or strength is not None):
         raise InputError("--mask and --strength are about a picture to begin from: give --init too")
+    if classes and prompts:
+        raise InputError("--class and --prompt: a model is told one of both, give that one")
+    if guide is not None and guidance is None:
+        guidance = GUIDED
     asked = {
         "steps": steps,
         "guidance": guidance,
@@ -118,7 +140,11 @@ def generate(
     opened = open_generator(model or embedded_generator(), vae)
     generator = opened.generator(precision, reuse)
     settings = generator.with_settings(**{name: value for name, value in asked.items() if value is not None})
-    wanted = generator.asked(classes, num, seed)
+    wanted = generator.asked(classes, num, seed, prompts)
+    weak = None if guide is None else open_generator(guide, vae)
+    weaker = None if weak is None else weak.generator(precision)
+    if weaker is not None:
+        check_guide(generator, weaker)
     original = None if images[0] is None else generator.original(images[0], images[1], strength, pixels)
     about: dict[str, Any] = {
         "model": Path(model or embedded_generator()).name,
@@ -127,13 +153,15 @@ def generate(
         "reuse": reuse,
         **generator.described(settings, pixels),
     }
+    if weak is not None:
+        about |= {"guide": Path(str(guide)).name, "guide_weights": weak.fingerprint()}
     if original is not None:
         about |= {"init": _hash(init), "mask": _hash(mask), "strength": original.strength}
     every = jobs(generator, wanted, out, about)
     todo = [job for job in every if not job.complete(overwrite)]
     try:
         if todo:
-            run(generator, todo, settings, original, pixels, out / PREVIEW if preview else None)
+            run(generator, todo, settings, weaker, original, pixels, out / PREVIEW if preview else None)
     except KeyboardInterrupt:
         done = sum(job.place.exists() for job in every)
         print(f"{done} of {len(every)} pictures are in {out}: the same command draws the others", file=sys.stderr)
