@@ -8,6 +8,8 @@ import typer
 from typer.exceptions import TyperException
 
 from core.errors import InputError
+from sensorium.commands.caption import caption
+from sensorium.commands.chat import chat
 from sensorium.commands.classify import classify
 from sensorium.commands.embed import embed
 from sensorium.commands.explain import explain
@@ -40,6 +42,8 @@ app.command()(embed)
 app.command()(search)
 app.command()(explain)
 app.command()(generate)
+app.command()(caption)
+app.command()(chat)
 for _name, _help in TRAINER_COMMANDS.items():
     app.command(
         _name,

@@ -32,6 +32,8 @@ def load(source: str | Path, **settings: Any) -> Any:
     `diffusion.generate.Generator`: ``load(...).generate("sneaker", num=4)``; `settings` are `precision`, `reuse` (see
     `diffusion.speed.caching`) and `vae`, the folder of its autoencoder if that isn't where the model says.
 
+    A LLaVA, Idefics or SmolVLM becomes a `multimodal.vlm.chat.VisionLanguage`: ``load(...).chat(messages).text``.
+
     Args:
         source: a name of `list_models`, a bundle, a checkpoint's file or folder, or ``owner/name`` of the Hugging Face
             Hub. Whisper may come from OpenAI, Hugging Face or CTranslate2, an image encoder from timm, Hugging
@@ -40,8 +42,11 @@ def load(source: str | Path, **settings: Any) -> Any:
     Raises `InputError` when there is no such model, it is of no family that is known, or a setting doesn't fit it.
     """
     from audio.checkpoints import find_whisper
+    from sensorium.sights import is_sight
 
     path = find_whisper(str(source))
+    if is_sight(path):
+        return _sight(path, settings)
     return {"audio": _transcriber, "diffusion": _generator, "vision": _encoder}[_family(path)](path, settings)
 
 
@@ -89,6 +94,13 @@ def _generator(path: Path, settings: dict[str, Any]) -> Any:
     vae = settings.pop("vae", None)
     _refuse_unknown(settings, ("precision", "reuse", "vae"), "diffusion model")
     return open_generator(path, vae).generator(**settings)
+
+
+def _sight(path: Path, settings: dict[str, Any]) -> Any:
+    from sensorium.sights import open_sight
+
+    _refuse_unknown(settings, (), "vision-language model")
+    return open_sight(path)
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:

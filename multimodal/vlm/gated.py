@@ -136,6 +136,10 @@ class GatedVisionLanguageModel(nn.Module):
         """Return what the decoder looks at of images (I, C, H, W): (I, M, E)."""
         return self.resampler(self.eye(images))
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (B, L, D) of tokens (B, L)."""
+        return self.decoder.embed(ids)
+
     def memory(self, ids: Tensor, features: Sequence[Tensor] | Tensor, tokens: Tokens = Tokens()) -> Memory:
         """Return the pictures as the branches look at them, with their places in the text for index.
 

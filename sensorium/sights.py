@@ -1,0 +1,162 @@
+"""Vision-language models by name, for the commands: where one is, and all that it needs to answer."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from multimodal.vlm.chat import VisionLanguage
+
+__all__ = ["embedded_sight", "find_sight", "is_sight", "open_sight", "write_sight_bundle"]
+
+FILES = ("*.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja", "merges.txt")
+"""Of a model on the Hub: the weights in safetensors, and everything that is data."""
+EMBEDDED = Path(__file__).parents[1] / "assets" / "vlm_fashion_mnist"
+
+
+def embedded_sight() -> str:
+    """The small model of a checkout of this repository, which talks about clothes.
+
+    Raises:
+        InputError: if it isn't there.
+    """
+    if not (EMBEDDED / "config.json").is_file():
+        raise InputError(
+            "say which model by --model: the small one that is the default (assets/vlm_fashion_mnist) is not here; "
+            "it belongs to a checkout"
+        )
+    return str(EMBEDDED)
+
+
+def find_sight(source: str) -> Path:
+    """The local file or folder of a vision-language model, downloaded if need be.
+
+    Raises:
+        InputError: if there is none.
+    """
+    from core.weights import fetch
+
+    if Path(source).expanduser().exists() or "/" in source:
+        return fetch(source, patterns=FILES)
+    raise InputError(
+        f"unknown model {source!r}: give a path, or owner/name of the Hub such as HuggingFaceTB/SmolVLM-256M-Instruct"
+    )
+
+
+def is_sight(path: Path) -> bool:
+    """Whether a local file or folder holds a vision-language model.
+
+    Raises:
+        InputError: if a ``.ckpt`` can't be read.
+    """
+    from multimodal.vlm.weights import is_vlm
+
+    return _trained(path) if path.suffix == ".ckpt" else is_vlm(path)
+
+
+def open_sight(path: Path) -> "VisionLanguage":
+    """Load a vision-language model on the fastest device: a bundle, a folder of Hugging Face, or a ``.ckpt``.
+
+    Raises:
+        InputError: if it is none.
+    """
+    import torch
+
+    from multimodal.vlm.chat import VisionLanguage
+
+    if path.suffix == ".ckpt":
+        found = _of_checkpoint(path)
+    elif is_sight(path):
+        found = VisionLanguage.load(path)
+    else:
+        raise InputError(f"{path} holds no vision-language model: expected LLaVA-1.5, Idefics, SmolVLM or a bundle")
+    found.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return found
+
+
+def write_sight_bundle(opened: Any, folder: Path, precision: str | None = None) -> None:
+    """Write a vision-language model (`multimodal.vlm.chat.VisionLanguage`) with its tokenizer and chat template."""
+    import json
+    import tempfile
+
+    import torch
+
+    from core.weights import Bundle, save_bundle
+
+    model, template = opened.model, opened.template
+    said = Bundle(
+        f"multimodal.{type(model).__name__}",
+        asdict(model.config),
+        preprocessing=opened.showing.plain(),
+        tokenizer={"files": ["tokenizer.json", "tokenizer_config.json"]},
+    )
+    words: dict[str, Any] = {} if template is None else {"chat_template": template.source, **template.special}
+    stop = opened.tokenizer.stops[0] if opened.tokenizer.stops else None
+    if stop is not None:
+        words["eos_token"] = opened.tokenizer.tokenizer.id_to_token(stop)
+    with tempfile.TemporaryDirectory() as room:
+        opened.tokenizer.save(room)
+        config = Path(room) / "tokenizer_config.json"
+        config.write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        files = {"tokenizer.json": Path(room) / "tokenizer.json", config.name: config}
+        if precision is not None:
+            model = model.to(getattr(torch, precision))
+        try:
+            save_bundle(folder, model, said, files)
+        finally:
+            model.float()
+
+
+def _trained(path: Path) -> bool:
+    from core.train.checkpoint import read_recipe
+
+    init = (read_recipe(path).get("model") or {}).get("init_args") or {}
+    model = init.get("model") or {}
+    return isinstance(model, dict) and str(model.get("class_path")).startswith("multimodal.vlm.")
+
+
+def _of_checkpoint(path: Path) -> "VisionLanguage":
+    """What a ``.ckpt`` was trained for, with the tokenizer, the template and the pictures of its recipe."""
+    from core.train.checkpoint import read_recipe
+    from core.train.rebuild import rebuild
+    from multimodal.chat_template import ChatTemplate
+    from multimodal.language_tokenizer import LanguageTokenizer
+    from multimodal.vlm.chat import VisionLanguage
+    from multimodal.vlm.config import Gated, Projected
+
+    model: Any = rebuild(path).model
+    if not isinstance(model, Projected | Gated):
+        raise InputError(f"{path} trained a {type(model).__name__}, which does not see")
+    data = read_recipe(path).get("data") or {}
+    given = data.get("init_args") or data
+    if not given.get("tokenizer"):
+        raise InputError(f"{path}: its recipe names no tokenizer")
+    place = Path(str(given["tokenizer"])).expanduser()
+    folder = place if place.is_dir() else place.parent
+    template = ChatTemplate.load(folder)
+    if given.get("template"):
+        source = Path(str(given["template"])).expanduser().read_text(encoding="utf-8")
+        template = ChatTemplate(source, **({} if template is None else template.special))
+    return VisionLanguage(
+        model.eval(), LanguageTokenizer.load(folder), template, _showing(model, given.get("pictures"))
+    )
+
+
+def _showing(model: Any, recipe: Any) -> Any:
+    """How a recipe's ``pictures`` (`multimodal.tasks.seeing`) are shown."""
+    from multimodal.vlm.crops import Crops
+    from multimodal.vlm.showing import Showing
+    from multimodal.vlm.words import CropWords, RepeatedWords
+
+    recipe = recipe or {}
+    kind, init = str(recipe.get("class_path")), dict(recipe.get("init_args") or {})
+    if kind == "multimodal.tasks.seeing.Cropped":
+        sizes = {name: init[name] for name in ("side", "longest") if name in init}
+        return Showing(Crops(**{"side": 512, "longest": 2048, **sizes}), CropWords(count=int(init.get("count", 64))))
+    if kind != "multimodal.tasks.seeing.Whole":
+        raise InputError(f"pictures shown by {kind} can't be shown here: multimodal.tasks.seeing.Whole and Cropped can")
+    shown = Showing.of(model, dict(init.get("preprocess") or {}))
+    words = RepeatedWords(str(init.get("token", "<image>")), int(init["count"]))
+    return Showing(shown.prepare, words)
