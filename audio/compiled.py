@@ -48,10 +48,11 @@ class _Layer(NamedTuple):
 
 
 @compiled
-def _layer(x, layer, own, memory, places, start, threads, queries):  # type: ignore[no-untyped-def]
+def _layer(x, layer, own, memory, places, pages, start, threads, queries):  # type: ignore[no-untyped-def]
     """Change x (B*L, D), what goes into a block, into what comes out.
 
-    ``own`` (keys and values, B, h, room, d) gets the new keys and values; ``queries`` (own and cross, B, L, h, d) too.
+    ``own`` (keys and values, B, h, room, d), a page a row as ``pages`` (B, 1) say, gets the new keys and values;
+    ``queries`` (own and cross, B, L, h, d) too.
     """
     count, dim = x.shape
     _, rows, length, heads, head_dim = queries.shape
@@ -68,7 +69,7 @@ def _layer(x, layer, own, memory, places, start, threads, queries):  # type: ign
             for head in range(heads):
                 own[0, row, head, start + i] = parts[row, i, 1, head]
                 own[1, row, head, start + i] = parts[row, i, 2, head]
-    look_back(queries[0], own[0], own[1], start, seen)
+    look_back(queries[0], own[0], own[1], pages, np.full(rows, start), 0, 0, seen)
     linear(seen.reshape(count, dim), layer.own_out, y, threads)
     add(x, y)
 
@@ -136,11 +137,12 @@ class CompiledDecoder(nn.Module):
         start = cache.make_room(rows, length)
         queries = np.empty((2, rows, length, self.heads, self.head_dim), np.float32)
         places = cache.places.numpy()
+        pages = np.arange(rows)[:, None]
         notes: dict[Any, Any] = {}
         for number, layer in enumerate(self.layers):
             own = cache.own[number]
             with one_at_a_time() as threads:
-                _layer(array, layer, own.numpy(), cache.memories[number], places, start, threads, queries)
+                _layer(array, layer, own.numpy(), cache.memories[number], places, pages, start, threads, queries)
             wishes = {} if ctx.want is None else ctx.want.get(number, {})
             if wishes:
                 notes[number] = self._looks(wishes, queries, own[0, :, :, : cache.length], cache, number)

@@ -195,9 +195,9 @@ class Batching:
     def _logits(self, those: list[_Running], fed: Tensor, starts: list[int]) -> Tensor:
         """The logits (B, V), float32, of what follows the last of the tokens that each of `those` is fed."""
         self.pages.rows = [one.table for one in those]
-        index = torch.tensor(starts)[:, None] + torch.arange(fed.shape[1])
         device = those[0].request.prompt.device
-        ctx = Ctx(tokens=Tokens(index=index.to(device)), cache=self.cache)
+        index = torch.tensor(starts)[:, None] + torch.arange(fed.shape[1])
+        ctx = Ctx(tokens=Tokens(index=index.to(device)) if any(starts) else Tokens(), cache=self.cache)
         states: Any = self.model.states(fed.to(device), ctx).x
         return self.model.logits(states[:, -1]).float()
 

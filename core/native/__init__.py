@@ -2,7 +2,8 @@
 
 A step of one token is a hundred small operations on a few thousand numbers, and reads every weight once: what PyTorch
 adds to each operation is as much as the operation, and wide integers are read where 8 bits would do. Here a layer is
-one compiled function. Weights and the keys and values of a memory are 8-bit integers, all that is computed is float32.
+one compiled function. Weights are 8-bit integers or float32, the keys and values of a memory 8-bit integers, and all
+that is computed is float32.
 
 A row's result doesn't depend on the rows beside it, to the bit.
 """
@@ -10,10 +11,11 @@ A row's result doesn't depend on the rows beside it, to the bit.
 from .attention import look_around, look_back
 from .compiled import compiled, in_parallel, one_at_a_time
 from .memory import Memory, StepCache
-from .pointwise import Norm, add, layer_norm
-from .product import Weight, linear, linear_gelu
+from .pointwise import Norm, add, layer_norm, rms_norm, rotate
+from .product import Matrix, Weight, linear, linear_gelu, linear_swiglu
 
 __all__ = [
+    "Matrix",
     "Memory",
     "Norm",
     "StepCache",
@@ -24,7 +26,10 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_gelu",
+    "linear_swiglu",
     "look_around",
     "look_back",
     "one_at_a_time",
+    "rms_norm",
+    "rotate",
 ]

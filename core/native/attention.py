@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import prange
 
-from core.simd.rows import power
+from core.simd.rows import exact_power
 
 from .compiled import compiled, in_parallel
 
@@ -22,7 +22,7 @@ def _softmax(scores):  # type: ignore[no-untyped-def]
     for t in range(len(scores)):
         most = max(most, scores[t])
     for t in range(len(scores)):
-        scores[t] = power((scores[t] - most) * LOG2_E)
+        scores[t] = exact_power((scores[t] - most) * LOG2_E)
     total = F(0)
     for t in range(len(scores)):
         total += scores[t]
@@ -44,8 +44,7 @@ def _scores(q, keys, scores):  # type: ignore[no-untyped-def]
 
 @compiled
 def _weighed(weights, values, out):  # type: ignore[no-untyped-def]
-    """The sum (d,) of values (S, d), of any type, by weights (S,): four at a time, to write it less often."""
-    out[:] = F(0)
+    """Add values (S, d), of any type, by weights (S,) to out (d,): four at a time, to write it less often."""
     t = 0
     while t + 4 <= len(weights):
         w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
@@ -59,26 +58,60 @@ def _weighed(weights, values, out):  # type: ignore[no-untyped-def]
         t += 1
 
 
+@compiled
+def _scores_of(q, keys, table, group, begin, end, scores):  # type: ignore[no-untyped-def]
+    """As `_scores`, with the keys of the tokens from `begin` to `end` of a text, which lie in pages."""
+    size = keys.shape[2]
+    t = begin
+    while t < end:
+        place = t % size
+        many = min(size - place, end - t)
+        _scores(q, keys[table[t // size], group, place : place + many], scores[t - begin : t - begin + many])
+        t += many
+
+
+@compiled
+def _weighed_of(weights, values, table, group, begin, end, out):  # type: ignore[no-untyped-def]
+    """As `_weighed`, with values that lie in pages."""
+    size = values.shape[2]
+    t = begin
+    while t < end:
+        place = t % size
+        many = min(size - place, end - t)
+        _weighed(weights[t - begin : t - begin + many], values[table[t // size], group, place : place + many], out)
+        t += many
+
+
 @in_parallel
-def look_back(q, keys, values, start, out):  # type: ignore[no-untyped-def]
+def look_back(q, keys, values, tables, starts, window, sinks, out):  # type: ignore[no-untyped-def]
     """Causal self-attention of new tokens.
 
     Args:
         q: queries (B, L, h, d) with the scale of the scores in them.
-        keys, values: (B, groups, room, d) of the tokens before and of the new ones, which lie at `start` and after it.
-        start: how many tokens there were before.
+        keys, values: (pages, groups, size, d) of the tokens before and of the new ones.
+        tables: the pages of each row, (B, P).
+        starts: how many tokens there were before in each row, (B,).
+        window: how many tokens a query sees, its own included; 0 for all.
+        sinks: how many of the first tokens it sees beside these.
         out: (B, L, h, d), written.
     """
     rows, length, heads, _ = q.shape
     share = heads // keys.shape[1]
     for item in prange(rows * heads):
         row, head = item // heads, item % heads
-        buffer = np.empty(start + length, np.float32)
+        table, group = tables[row], head // share
+        buffer = np.empty(starts[row] + length, np.float32)
         for i in range(length):
-            scores = buffer[: start + i + 1]
-            _scores(q[row, i, head], keys[row, head // share], scores)
+            end = starts[row] + i + 1
+            begin = max(0, end - window) if window else 0
+            kept = min(sinks, begin)
+            scores, mine = buffer[: kept + end - begin], out[row, i, head]
+            _scores_of(q[row, i, head], keys, table, group, 0, kept, scores)
+            _scores_of(q[row, i, head], keys, table, group, begin, end, scores[kept:])
             _softmax(scores)
-            _weighed(scores, values[row, head // share], out[row, i, head])
+            mine[:] = F(0)
+            _weighed_of(scores, values, table, group, 0, kept, mine)
+            _weighed_of(scores[kept:], values, table, group, begin, end, mine)
 
 
 @in_parallel
@@ -106,4 +139,5 @@ def look_around(q, memory, places, out):  # type: ignore[no-untyped-def]
                 _softmax(scores)
                 for t in range(len(scores)):
                     scores[t] *= value_scales[place, head, t]
+                out[row, i, head] = F(0)
                 _weighed(scores, values[place, head], out[row, i, head])

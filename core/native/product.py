@@ -1,27 +1,40 @@
-"""Linear layers whose weights are 8-bit integers, for rows of float32.
+"""Linear layers for rows of float32, whose weights are 8-bit integers or float32.
 
-Rows are rounded to as many bits as sums of 32 bits allow, 14 for 2000 inputs, which is exact beside the weights' 8.
-Sums of integers are the same in any order: a row's result doesn't depend on the rows beside it.
+Beside integers rows are rounded to as many bits as sums of 32 bits allow, 14 for 2000 inputs, which is exact beside the
+weights' 8. Sums of integers are the same in any order, those of float32 are made in one order: a row's result doesn't
+depend on the rows beside it.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import prange
+from numba.extending import overload
 from torch import Tensor, nn
 
-from core.simd import available
-from core.simd.dots import NUMBERS, OUTPUTS, ROWS, dots_int16
-from core.simd.rows import EXACT, gelu
+from core.simd import has_vnni
+from core.simd.dots import (
+    FLOAT_OUTPUTS,
+    NUMBERS,
+    OUTPUTS,
+    ROWS,
+    WIDTH,
+    dots_float32,
+    dots_int16,
+    dots_of_one,
+)
+from core.simd.rows import EXACT, exact_power, gelu
 
 from .compiled import compiled, in_parallel
 
-__all__ = ["Weight", "linear", "linear_gelu"]
+__all__ = ["Matrix", "Weight", "linear", "linear_gelu", "linear_swiglu"]
 
 F = np.float32
 STEPS = 127  # codes are from -127 to 127
 TINY = F(1e-30)
+LOG2_E = F(math.log2(math.e))
 
 
 class Weight(NamedTuple):
@@ -43,6 +56,13 @@ class Weight(NamedTuple):
         scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / STEPS
         codes = (weight / scales[:, None]).round().to(torch.int8)
         return codes, scales, weight.new_zeros(len(weight)) if bias is None else bias.detach().float()
+
+
+class Matrix(NamedTuple):
+    """A linear layer in float32."""
+
+    weight: np.ndarray  # (out, in) float32
+    bias: np.ndarray  # (out,) float32
 
 
 @compiled
@@ -95,12 +115,11 @@ def _not_together(x, codes, first, totals):  # type: ignore[no-untyped-def]
     return 0
 
 
-_fours = _together if available() else _not_together
+_fours = _together if has_vnni() else _not_together
 
 
 @compiled
-def _outputs(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped-def]
-    """Outputs from `first` to `last`, of which that is not one."""
+def _of_codes(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped-def]
     codes, scales, bias = weight
     rows = len(x)
     totals = np.empty((rows, last - first), np.int32)
@@ -114,22 +133,90 @@ def _outputs(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped-de
             y[i, o] = F(totals[i, o - first]) * (x_scales[i] * scales[o]) + bias[o]
 
 
+@compiled
+def _of_floats(x, x_scales, matrix, y, first, last):  # type: ignore[no-untyped-def]
+    weight, bias = matrix
+    rows, size = x.shape
+    steps = size // WIDTH
+    whole = steps * WIDTH if last - first >= FLOAT_OUTPUTS else 0
+    if whole:
+        found = np.empty((ROWS, FLOAT_OUTPUTS), np.float32)
+        x_at, weight_at, found_at = x.ctypes.data, weight.ctypes.data, found.ctypes.data
+        for group in range(first, last, FLOAT_OUTPUTS):
+            o = min(group, last - FLOAT_OUTPUTS)  # the last may repeat some
+            i = 0
+            while i < rows:
+                many = ROWS if i + ROWS <= rows else 1
+                if many == ROWS:
+                    dots_float32(x_at + 4 * size * i, 4 * size, weight_at + 4 * size * o, 4 * size, found_at, steps)
+                else:
+                    dots_of_one(x_at + 4 * size * i, 4 * size, weight_at + 4 * size * o, 4 * size, found_at, steps)
+                for r in range(many):
+                    for c in range(FLOAT_OUTPUTS):
+                        y[i + r, o + c] = found[r, c]
+                i += many
+    for i in range(rows):
+        for o in range(first, last):
+            total = y[i, o] if whole else F(0)
+            for k in range(whole, size):
+                total += x[i, k] * weight[o, k]
+            y[i, o] = total + bias[o]
+
+
+def _ready(x: Any, weight: Any) -> Any:
+    """Rows as a kind of weight takes them, with their scales."""
+
+
+@overload(_ready)
+def _ready_for(x, weight):  # type: ignore[no-untyped-def]
+    if weight.instance_class is Matrix:
+        return lambda x, weight: (x, np.empty(0, np.float32))
+    return lambda x, weight: _rounded(x)
+
+
+def _outputs(x: Any, x_scales: Any, weight: Any, y: Any, first: int, last: int) -> None:
+    """Outputs from `first` to `last`, of which that is not one."""
+
+
+@overload(_outputs)
+def _outputs_of(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped-def]
+    if weight.instance_class is Matrix:
+        return lambda x, x_scales, weight, y, first, last: _of_floats(x, x_scales, weight, y, first, last)
+    return lambda x, x_scales, weight, y, first, last: _of_codes(x, x_scales, weight, y, first, last)
+
+
 @in_parallel
 def linear(x, weight, y, threads):  # type: ignore[no-untyped-def]
-    """Map x (N, in) to y (N, out), which is written, by a `Weight`."""
-    codes, scales = _rounded(x)
+    """Map x (N, in) to y (N, out), which is written, by a `Weight` or a `Matrix`."""
+    rows, scales = _ready(x, weight)
     size = y.shape[1]
     for part in prange(threads):
-        _outputs(codes, scales, weight, y, part * size // threads, (part + 1) * size // threads)
+        _outputs(rows, scales, weight, y, part * size // threads, (part + 1) * size // threads)
 
 
 @in_parallel
 def linear_gelu(x, weight, y, threads):  # type: ignore[no-untyped-def]
     """As :func:`linear`, with the GELU of the result."""
-    codes, scales = _rounded(x)
+    rows, scales = _ready(x, weight)
     size = y.shape[1]
     for part in prange(threads):
         first, last = part * size // threads, (part + 1) * size // threads
-        _outputs(codes, scales, weight, y, first, last)
+        _outputs(rows, scales, weight, y, first, last)
         for i in range(len(y)):
             gelu(y[i, first:last], EXACT)
+
+
+@in_parallel
+def linear_swiglu(x, weight, y, threads):  # type: ignore[no-untyped-def]
+    """As :func:`linear` with twice as many outputs, gates and values: y (N, out) = SiLU(gate) * value."""
+    rows, scales = _ready(x, weight)
+    size = y.shape[1]
+    both = np.empty((len(y), 2 * size), np.float32)
+    for part in prange(threads):
+        first, last = part * size // threads, (part + 1) * size // threads
+        _outputs(rows, scales, weight, both, first, last)
+        _outputs(rows, scales, weight, both, size + first, size + last)
+        for i in range(len(y)):
+            for o in range(first, last):
+                gate = both[i, o]
+                y[i, o] = gate / (F(1) + exact_power(-gate * LOG2_E)) * both[i, size + o]

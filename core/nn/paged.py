@@ -5,7 +5,7 @@ without a copy, and beams share the pages of their common beginning until one of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,10 +29,12 @@ class BlockTable:
     Attributes:
         pages: numbers of its pages, in order.
         length: how many tokens lie in them.
+        skipped: how many the text was given beside them: padding that nobody kept.
     """
 
     pages: list[int] = field(default_factory=list)
     length: int = 0
+    skipped: int = 0
 
 
 class Pages:
@@ -93,7 +95,7 @@ class Pages:
     def close(self, table: BlockTable) -> None:
         """Give back the pages of a text."""
         self._drop(table, 0)
-        table.length = 0
+        table.length = table.skipped = 0
 
     def advance(self, counts: Sequence[int]) -> None:
         """Make room for so many more tokens of each row, of its own alone.
@@ -116,14 +118,14 @@ class Pages:
                 row.pages.append(self._take())
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens of each row but the first `length`."""
+        """Forget all tokens that each row was given but the first `length`."""
         for row in self.rows:
-            row.length = min(row.length, length)
+            row.length = max(0, min(row.length, length - row.skipped))
             self._drop(row, self.needed(row.length))
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Make the given rows the batch; a row that occurs twice is shared until one of the two writes."""
-        picked = [BlockTable(list(self.rows[row].pages), self.rows[row].length) for row in rows]
+        picked = [replace(self.rows[row], pages=list(self.rows[row].pages)) for row in rows]
         for table in picked:
             for page in table.pages:
                 self._owners[page] += 1
@@ -192,8 +194,8 @@ class Paged(Slot):
 
     @property
     def length(self) -> int:  # type: ignore[override]
-        """How many tokens the longest row holds. Rows of unlike length need their tokens numbered by the caller."""
-        return max(self.pages.lengths(), default=0)
+        """How many tokens the rows were given, or the most of them: then the caller numbers their tokens."""
+        return max((row.length + row.skipped for row in self.pages.rows), default=0)
 
     def place(self, tokens: Tokens, count: int, device: torch.device) -> Tokens:
         """Number the new tokens of each row on from those before, where they have no order of their own."""
@@ -202,8 +204,11 @@ class Paged(Slot):
         self._starts = torch.tensor(before, dtype=torch.long, device=device)[:, None]
         if tokens.index is not None:
             return tokens
+        if not any(before):  # nothing is there yet: kernels have a shortcut for the plain triangle
+            coords = torch.arange(count, device=device)[None] if tokens.coords is None else tokens.coords
+            return tokens._replace(coords=coords)
         alike = len(set(before)) == 1
-        starts = self._starts[:1] if alike else self._starts if lengths else self._starts.new_zeros(1, 1)
+        starts = self._starts[:1] if alike else self._starts
         return tokens._replace(index=starts + torch.arange(count, device=device))
 
     def read(self, make: Make) -> tuple[Tensor, Tensor, Tokens]:
@@ -217,7 +222,6 @@ class Paged(Slot):
         pages, (rows, groups, count, dim) = self.pages, k.shape
         if tokens.segment is not None:
             raise ValueError("pages hold one text a row: give packed texts as rows of a batch")
-        assert tokens.index is not None
         if not pages.rows:
             pages.rows = [BlockTable() for _ in range(rows)]
             self._starts = self._starts.new_zeros(rows, 1)
@@ -232,14 +236,16 @@ class Paged(Slot):
         keys[page, :, place] = k.detach().transpose(1, 2)
         values[page, :, place] = v.detach().transpose(1, 2)
         if self.number == 0:
-            pages.index[page, place] = tokens.index.expand(rows, -1)
+            pages.index[page, place] = at if tokens.index is None else tokens.index.expand(rows, -1)
+        if tokens.index is None:
+            return k, v, tokens
         # (B, P) -> (B, groups, P) of pages whose heads lie apart: one copy makes them (B, groups, P * size, d)
         parts = (tables[:, None] * groups + torch.arange(groups, device=k.device)[:, None]).flatten()
         longest = tables.shape[1] * pages.size
         given = [x.flatten(0, 1).index_select(0, parts).view(rows, groups, longest, dim) for x in (keys, values)]
         lengths = torch.tensor(pages.lengths(), device=k.device)[:, None]
         index = pages.index[tables].flatten(1).masked_fill(torch.arange(longest, device=k.device) >= lengths, -1)
-        end = self.length
+        end = int(lengths.max())
         return given[0][:, :, :end], given[1][:, :, :end], Tokens(index[:, :end])
 
     def reorder(self, rows: Tensor) -> None:

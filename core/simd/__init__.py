@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["available"]
+__all__ = ["available", "has_vnni"]
 
 
 @cache
@@ -27,3 +27,9 @@ def available() -> bool:
         and not torch.cpu._is_amx_tile_supported()
         and "USE_OPENMP=ON" in torch.__config__.show()
     )
+
+
+@cache
+def has_vnni() -> bool:
+    """Whether the processor adds up products of small integers in one instruction, AMX or not."""
+    return sys.platform == "linux" and importlib.util.find_spec("numba") is not None and torch.cpu._is_vnni_supported()

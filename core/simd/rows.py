@@ -7,10 +7,11 @@ from numpy.polynomial import Polynomial
 
 from .team import compiled
 
-__all__ = ["EXACT", "TANH", "codes", "gelu", "largest", "power", "powers"]
+__all__ = ["EXACT", "TANH", "codes", "exact_power", "gelu", "largest", "power", "powers"]
 
 F32, I32 = np.float32, np.int32
 LEAST = F32(-126)  # powers of two below are no normal numbers
+MOST = F32(127)  # and greater ones are infinite
 STEPS, ZERO = F32(127), I32(128)  # codes are unsigned, from 1 to 255
 TINY = F32(1e-12)
 
@@ -23,6 +24,7 @@ def _fitted(values: np.ndarray, x: np.ndarray, weight: np.ndarray, degree: int) 
 
 _fraction = np.cos(np.linspace(0, np.pi, 400)) / 2
 P0, P1, P2, P3, P4 = _fitted(np.exp2(_fraction), _fraction, np.exp2(-_fraction), 4)
+E0, E1, E2, E3, E4, E5, E6 = _fitted(np.exp2(_fraction), _fraction, np.exp2(-_fraction), 6)
 END = F32(5.5)  # of the distributions behind GELU: beyond is less than 1e-7 of them
 _size = (1 - np.cos(np.linspace(0, np.pi, 2000))) * float(END) / 2
 _curve = math.sqrt(2 / math.pi) * (_size + 0.044715 * _size**3)
@@ -40,6 +42,17 @@ def power(x):  # type: ignore[no-untyped-def]
     whole = np.rint(x)
     r = F32(x - whole)
     y = F32(P0 + r * (P1 + r * (P2 + r * (P3 + r * P4))))
+    return y * I32((I32(whole) + I32(127)) << I32(23)).view(np.float32)
+
+
+@compiled
+def exact_power(x):  # type: ignore[no-untyped-def]
+    """2 ** x as float32 has it; below -126 as at -126, above 127 as at 127."""
+    x = LEAST if x < LEAST else x
+    x = MOST if x > MOST else x
+    whole = np.rint(x)
+    r = F32(x - whole)
+    y = F32(E0 + r * (E1 + r * (E2 + r * (E3 + r * (E4 + r * (E5 + r * E6))))))
     return y * I32((I32(whole) + I32(127)) << I32(23)).view(np.float32)
 
 

@@ -65,7 +65,8 @@ def test_looking_back(length: int, start: int, groups: int) -> None:
     keys, values = normal(2, groups, room, dim, seed=2), normal(2, groups, room, dim, seed=3)
     out = torch.empty_like(q)
     with one_at_a_time():
-        look_back(q.numpy(), keys.numpy(), values.numpy(), start, out.numpy())
+        tables, starts = np.arange(2)[:, None], np.full(2, start)
+        look_back(q.numpy(), keys.numpy(), values.numpy(), tables, starts, 0, 0, out.numpy())
     size = start + length
     mask = torch.ones(length, size, dtype=torch.bool).tril(start)
     k, v = (x[:, :, :size].repeat_interleave(heads // groups, 1).double() for x in (keys, values))

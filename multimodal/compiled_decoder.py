@@ -1,0 +1,306 @@
+"""Decoder language models for inference on a processor: one compiled function writes a token.
+
+It computes what `multimodal.decoder.Decoder` computes, in float32 or with weights of 8-bit integers; see `core.native`.
+Long prompts are read by the decoder itself, whose weights are those that the kernels read. Keys and values lie in pages
+(`core.nn.paged`), so that texts of any length share a step. A row's result doesn't depend on the rows beside it: to the
+bit, in the steps of one token as in the reading of prompts, which is done one by one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import InputError
+from core.native import Matrix, Weight, add, compiled, linear, linear_swiglu, look_back, one_at_a_time, rms_norm, rotate
+from core.native.stacked import layer_of, part_of, stacked_floats, stacked_integers
+from core.nn import (
+    Attention,
+    BlockTable,
+    Cache,
+    Ctx,
+    GatedMlp,
+    Growing,
+    Out,
+    Paged,
+    Pages,
+    Residual,
+    RMSNorm,
+    Rope,
+    Slot,
+    Tokens,
+)
+from core.nn.frozen import Frozen
+from multimodal.decoder import Decoder
+
+__all__ = ["CompiledDecoder", "can_compile"]
+
+FEW = 16  # tokens of a row up to which the kernels are faster than PyTorch's products
+Precision = Literal["float32", "int8"]
+
+
+class _Weights(NamedTuple):
+    """Of all layers; the first axis counts them."""
+
+    own_norm: np.ndarray  # (layers, D)
+    qkv: Any  # a Matrix or a Weight
+    q_norm: np.ndarray  # (layers, d), or (layers, 0) without one
+    k_norm: np.ndarray
+    out: Any
+    norm: np.ndarray
+    gate_up: Any
+    down: Any
+    windows: np.ndarray  # (layers,) how many tokens one sees, 0 for all
+    last_norm: np.ndarray  # (D,)
+
+
+@compiled
+def _states(x, weights, eps, scale, sinks, heads, cos, sin, storage, tables, starts, threads):  # type: ignore[no-untyped-def]
+    """Change embeddings x (B, L, D) of new tokens into the states of the last layer.
+
+    `storage` (layers, 2, pages, groups, size, d) gets their keys and values; `cos` and `sin` are (B * L, d / 2).
+    """
+    rows, length, dim = x.shape
+    groups, size, head_dim = storage.shape[3], storage.shape[4], storage.shape[5]
+    count = rows * length
+    flat = x.reshape(count, dim)
+    normed, y = np.empty_like(flat), np.empty_like(flat)
+    qkv = np.empty((count, (heads + 2 * groups) * head_dim), np.float32)
+    queries = np.empty((rows, length, heads, head_dim), np.float32)
+    seen = np.empty((rows, length, heads, head_dim), np.float32)
+    for number in range(len(weights.windows)):
+        down = layer_of(weights.down, number)
+        hidden = np.empty((count, weights.gate_up.bias.shape[1] // 2), np.float32)
+        keys, values = storage[number, 0], storage[number, 1]
+
+        rms_norm(flat, weights.own_norm[number], eps, normed)
+        linear(normed, layer_of(weights.qkv, number), qkv, threads)
+        for token in range(count):
+            row, i = token // length, token % length
+            parts = qkv[token].reshape(heads + 2 * groups, head_dim)
+            turned = parts[: heads + groups]
+            if weights.q_norm.shape[1]:
+                rms_norm(parts[:heads], weights.q_norm[number], eps, parts[:heads])
+                rms_norm(turned[heads:], weights.k_norm[number], eps, turned[heads:])
+            rotate(turned, cos[token], sin[token])
+            page, place = tables[row, (starts[row] + i) // size], (starts[row] + i) % size
+            for head in range(heads):
+                for k in range(head_dim):
+                    queries[row, i, head, k] = parts[head, k] * scale
+            for group in range(groups):
+                for k in range(head_dim):
+                    keys[page, group, place, k] = parts[heads + group, k]
+                    values[page, group, place, k] = parts[heads + groups + group, k]
+        look_back(queries, keys, values, tables, starts, weights.windows[number], sinks, seen)
+        linear(seen.reshape(count, heads * head_dim), layer_of(weights.out, number), y, threads)
+        add(flat, y)
+
+        rms_norm(flat, weights.norm[number], eps, normed)
+        linear_swiglu(normed, layer_of(weights.gate_up, number), hidden, threads)
+        linear(hidden, down, y, threads)
+        add(flat, y)
+    rms_norm(flat, weights.last_norm, eps, flat)
+
+
+def can_compile(decoder: Decoder) -> bool:
+    """Whether there are kernels for a decoder: RMSNorm, rotary positions and SwiGLU, on a processor, no experts."""
+    config = decoder.config
+    plain = config.norm == "rms" and config.mlp == "swiglu" and config.positions == "rope" and config.experts is None
+    return plain and decoder.tokens.weight.device.type == "cpu"
+
+
+class CompiledDecoder(nn.Module):
+    """As :class:`multimodal.decoder.Decoder`, for inference.
+
+    Args:
+        decoder: float32 on a processor. It is taken over: with ``float32`` it stays as it is, with ``int8`` its linear
+            layers become integers too.
+        precision: of the weights. All that is computed is float32; beside integers, the activations of prompts that are
+            longer than 16 tokens are multiplied in bfloat16.
+
+    Raises:
+        InputError: for a decoder that :func:`can_compile` refuses.
+    """
+
+    def __init__(self, decoder: Decoder, precision: Precision = "float32") -> None:
+        super().__init__()
+        if not can_compile(decoder):
+            raise InputError(
+                "only decoders with RMSNorm, rotary positions and SwiGLU on a processor are compiled: "
+                "use the decoder as it is"
+            )
+        decoder.float().eval().requires_grad_(False)
+        self.config = decoder.config
+        self.exact = decoder
+        self.precision = precision
+        owns, feeds = _branches(decoder, "attn"), _branches(decoder, "mlp")
+        attentions: list[Attention] = [branch.fn for branch in owns]  # type: ignore[misc]
+        mlps: list[GatedMlp] = [branch.fn for branch in feeds]  # type: ignore[misc]
+        first = attentions[0]
+        self.heads, self.head_dim = self.config.heads, first.q.head_dim
+        self.scale = np.float32(self.head_dim**-0.5 if first.scale is None else first.scale)
+        assert isinstance(first.q.turn, Rope)
+        self.rope = first.q.turn
+        make = stacked_floats if precision == "float32" else stacked_integers
+        layers = self.config.window_layers
+        windows = [self.config.window or 0 if layers is None or number in layers else 0 for number in range(len(owns))]
+        self.weights = _Weights(
+            own_norm=_norms([branch.norm for branch in owns]),
+            qkv=make([[one.q.proj, one.k.proj, one.v.proj] for one in attentions]),
+            q_norm=_norms([one.q.norm for one in attentions]),
+            k_norm=_norms([one.k.norm for one in attentions]),
+            out=make([[one.out] for one in attentions]),  # type: ignore[list-item]
+            norm=_norms([branch.norm for branch in feeds]),
+            gate_up=make([[one.gate, one.up] for one in mlps]),
+            down=make([[one.down] for one in mlps]),
+            windows=np.array(windows),
+            last_norm=_norms([decoder.norm])[0],
+        )
+        output = nn.Linear(self.config.dim, self.config.vocab, bias=False, device="meta")
+        output.weight = nn.Parameter(decoder.output, requires_grad=False)
+        if precision == "float32":
+            self.table: Any = Matrix(output.weight.numpy(), np.zeros(self.config.vocab, np.float32))
+        else:
+            self.table = Weight.of(output)
+            self._integers(attentions, mlps)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (B, L, dim) of tokens (B, L)."""
+        return self.exact.embed(ids)
+
+    @torch.no_grad()
+    def states(self, x: Tensor, ctx: Ctx = Ctx()) -> Out:
+        """Return the normalised states (B, L, dim) that :meth:`logits` are made of; there are no notes.
+
+        Args:
+            x: tokens (B, L) or embeddings (B, L, dim), those that the cache does not hold yet.
+            ctx: its cache is one of :meth:`cache`. Of its tokens, ``coords``, else ``index``, say where they stand;
+                those of index -1 are padding: they are left out, and their states are 0.
+
+        Raises:
+            ValueError: for masks, biases, segments and wishes, which the exact decoder knows.
+        """
+        if any(part is not None for part in (ctx.mask, ctx.bias, ctx.want, ctx.tokens.segment)):
+            raise ValueError("compiled decoders know no masks, biases, segments or wishes: use the exact one")
+        x = x if x.is_floating_point() else self.embed(x)
+        cache = self.cache() if ctx.cache is None else ctx.cache
+        pages = _pages(cache)
+        if not pages.rows:
+            pages.rows = [BlockTable() for _ in range(len(x))]
+        if len(pages.rows) != len(x):
+            raise ValueError(f"a cache of {len(pages.rows)} rows was given {len(x)}")
+        index, length = ctx.tokens.index, x.shape[1]
+        starts = torch.tensor(pages.lengths())[:, None]
+        place = next((c for c in (ctx.tokens.coords, index) if c is not None), starts + torch.arange(length))
+        place = place.expand(len(x), -1)
+        padded = index is not None and bool((index < 0).any())
+        if length <= FEW and not padded:
+            return Out(self._few(x, place, pages), {})
+        kept = torch.ones_like(place, dtype=torch.bool) if index is None else (index >= 0).expand(len(x), -1)
+        y = torch.zeros(x.shape)
+        rows = pages.rows
+        try:
+            for number, row in enumerate(rows):
+                pages.rows = [row]
+                mine = kept[number]
+                if bool(mine.any()):
+                    y[number, mine] = self._one(x[number, mine][None], place[number, mine][None], cache)[0]
+                row.skipped += length - int(mine.sum())
+        finally:
+            pages.rows = rows
+        return Out(y, {})
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Map states (..., dim) to logits (..., vocab)."""
+        rows = states.reshape(-1, states.shape[-1]).contiguous()
+        if len(rows) > FEW and self.precision == "float32":
+            return self.exact.logits(states)
+        y = torch.empty(*states.shape[:-1], self.config.vocab)
+        with one_at_a_time() as threads:
+            linear(rows.numpy(), self.table, y.view(len(rows), -1).numpy(), threads)
+        return y
+
+    def forward(self, x: Tensor, ctx: Ctx = Ctx()) -> Out:
+        """Return the logits (B, L, vocab) of what follows each of x, as :meth:`states` takes it."""
+        states, notes = self.states(x, ctx)
+        return Out(self.logits(states), notes)
+
+    def cache(self, make: Callable[[], Slot] = Growing) -> Cache:
+        """Return an empty cache, which is one of pages: of the pool that `make` belongs to (``Pages().slot``)."""
+        cache = self.exact.cache(make)
+        return cache if isinstance(next(cache.slots()), Paged) else self.exact.cache(Pages().slot)
+
+    def _few(self, x: Tensor, place: Tensor, pages: Pages) -> Tensor:
+        """States of a few tokens of each row."""
+        y = x.float().clone(memory_format=torch.contiguous_format)
+        length = y.shape[1]
+        starts = np.array(pages.lengths())
+        pages.advance([length] * len(y))
+        groups = self.config.heads if self.config.kv_heads is None else self.config.kv_heads
+        storage = pages.allocate(groups, self.head_dim, y)
+        angle = place.flatten()[:, None].clamp(min=0) * self.rope.frequencies.flatten()  # (B * L, n)
+        cos, sin = (part.mul_(self.rope.magnitude).numpy() for part in (angle.cos(), angle.sin()))
+        eps, tables, sinks = np.float32(self.config.eps), pages.tables().numpy(), self.config.sinks
+        with one_at_a_time() as threads:
+            _states(
+                y.numpy(), self.weights, eps, self.scale, sinks, self.heads, cos, sin, storage.numpy(), tables, starts,
+                threads,
+            )  # fmt: skip
+        at = np.arange(length) + starts[:, None]
+        page = torch.from_numpy(np.take_along_axis(tables, at // pages.size, 1))
+        pages.index[page, torch.from_numpy(at % pages.size)] = torch.from_numpy(at)  # as the exact decoder will see it
+        return y
+
+    def _one(self, x: Tensor, place: Tensor, cache: Cache) -> Tensor:
+        """States (1, L, D) of one row."""
+        if x.shape[1] <= FEW:
+            return self._few(x, place, _pages(cache))
+        return self.exact.states(x.float(), Ctx(tokens=Tokens(coords=place), cache=cache)).x
+
+    def _integers(self, attentions: Sequence[Attention], mlps: Sequence[GatedMlp]) -> None:
+        """Let the decoder read long prompts with the codes of the kernels."""
+        for number, (own, feed) in enumerate(zip(attentions, mlps, strict=True)):
+            begin = 0
+            for heads in (own.q, own.k, own.v):
+                heads.proj = _Codes(heads.proj, self.weights.qkv, number, begin)  # type: ignore[assignment]
+                begin += heads.proj.out_features
+            own.out = _Codes(own.out, self.weights.out, number)  # type: ignore[arg-type]
+            hidden = feed.gate.out_features
+            feed.gate = _Codes(feed.gate, self.weights.gate_up, number)  # type: ignore[assignment]
+            feed.up = _Codes(feed.up, self.weights.gate_up, number, hidden)  # type: ignore[assignment]
+            feed.down = _Codes(feed.down, self.weights.down, number)  # type: ignore[assignment]
+
+
+class _Codes(Frozen):
+    """A linear layer for many rows, whose weight is part of a stack of 8-bit integers: bfloat16 holds these exactly."""
+
+    def __init__(self, layer: nn.Linear, weight: Weight, number: int, begin: int = 0) -> None:
+        super().__init__(layer)
+        self.codes, self.scales = part_of(weight, number, begin, begin + layer.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        y = F.linear(x.to(torch.bfloat16), self.codes.to(torch.bfloat16)).float().mul_(self.scales)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+def _branches(decoder: Decoder, name: str) -> list[Residual]:
+    branches = [block.get_submodule(name) for block in decoder.blocks]
+    assert all(isinstance(branch, Residual) for branch in branches)
+    return branches  # type: ignore[return-value]
+
+
+def _norms(norms: Sequence[nn.Module | None]) -> np.ndarray:
+    """The weights of norms (layers, D); (layers, 0) where there are none."""
+    weights = [norm.weight.detach().float() if isinstance(norm, RMSNorm) else torch.empty(0) for norm in norms]
+    return torch.stack(weights).numpy()
+
+
+def _pages(cache: Cache) -> Pages:
+    slot = next(cache.slots())
+    if not isinstance(slot, Paged):
+        raise ValueError(f"compiled decoders keep keys and values in pages, not in a {type(slot).__name__} slot")
+    return slot.pages
