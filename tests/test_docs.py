@@ -11,6 +11,7 @@ PAGES = [
     "docs/generate.md",
     "docs/vision.md",
     "docs/multimodal.md",
+    "docs/perceiver.md",
     "docs/speech.md",
     "docs/diffusion.md",
 ]

@@ -3,13 +3,12 @@
 from torch import Tensor
 
 from core.errors import InputError
-from core.nn import Tokens, padded_tokens
 from core.train.adapt import Adapt
 from core.train.classification import Batch, Classification
 from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.schedule import Schedule
-from multimodal.perceiver import ClassOutput, Perceiver, SignalInput
+from multimodal.perceiver import ClassOutput, Perceiver
 
 __all__ = ["PerceiverClassify"]
 
@@ -19,8 +18,8 @@ _KEYS = ("image", "mel")
 class PerceiverClassify(Classification):
     """Cross-entropy over classes: :class:`core.train.classification.Classification`.
 
-    A batch's ``image`` (B, C, H, W) or ``mel`` (B, mels, frames) is what the model reads. Of
-    spectrograms of different lengths the padding is not looked at, where a patch has two frames.
+    A batch's ``image`` (B, C, H, W) or ``mel`` (B, mels, frames) is what the model reads.
+    Spectrograms have to be equally long.
 
     Args:
         model: The classifier, whose output is a :class:`multimodal.perceiver.ClassOutput`; it knows the classes.
@@ -47,18 +46,11 @@ class PerceiverClassify(Classification):
         given = next((batch[key] for key in _KEYS if key in batch), None)
         if given is None:
             raise InputError(f"the batches hold {', '.join(batch)}: expected one of {', '.join(_KEYS)}")
+        if "positions" in batch:
+            # places run from border to border: what is padded further would move
+            raise InputError("recordings of different lengths: leave out data.ear.silence to have them equally long")
         try:
-            logits: Tensor = self.model(given, self._tokens(batch, given))
+            logits: Tensor = self.model(given)
         except ValueError as error:
             raise InputError(f"the data doesn't fit the model: {error}") from error
         return logits.float()
-
-    def _tokens(self, batch: Batch, given: Tensor) -> Tokens:
-        """Which tokens of a padded batch are to be looked at."""
-        positions = batch.get("positions")
-        config = getattr(self.model.config, "input", None)
-        if positions is None:
-            return Tokens()
-        if not isinstance(config, SignalInput) or config.patch != (2,):
-            raise InputError("recordings of different lengths need patches of (2,): set model.config.input.patch")
-        return padded_tokens(positions, given.shape[-1] // 2)
