@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.native import (
+    Matrix,
     Memory,
     Norm,
     StepCache,
@@ -14,10 +15,15 @@ from core.native import (
     layer_norm,
     linear,
     linear_gelu,
+    linear_swiglu,
     look_around,
     look_back,
     one_at_a_time,
+    rms_norm,
+    rotate,
 )
+from core.native.stacked import stacked_floats, stacked_integers
+from core.nn import halves
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -56,6 +62,71 @@ def test_products_of_integers(inputs: int, outputs: int) -> None:
         assert torch.equal(alone[0], y[1])  # of which four are multiplied together
         linear_gelu(x.numpy(), weight, bent.numpy(), threads)
     assert ((bent - F.gelu(y.double())).abs() <= 2e-6 + 1e-7 * y.abs()).all()  # of large numbers as float32 has it
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (512, 513), (33, 7), (40, 96), (9, 3)])
+def test_products_of_floats(inputs: int, outputs: int) -> None:
+    layer = nn.Linear(inputs, outputs).requires_grad_(False)
+    weight = Matrix(layer.weight.numpy(), layer.bias.numpy())
+    x = normal(6, inputs)
+    y, alone = torch.empty(6, outputs), torch.empty(1, outputs)
+    with one_at_a_time() as threads:
+        linear(x.numpy(), weight, y.numpy(), threads)
+        linear(x[2:3].numpy(), weight, alone.numpy(), threads)
+    torch.testing.assert_close(y.double(), layer.double()(x.double()), atol=1e-5, rtol=1e-5)
+    assert torch.equal(alone[0], y[2])
+
+
+def test_gated_products() -> None:
+    layer = nn.Linear(48, 2 * 30).requires_grad_(False)
+    x, y = 4 * normal(5, 48), torch.empty(5, 30)
+    with one_at_a_time() as threads:
+        linear_swiglu(x.numpy(), Matrix(layer.weight.numpy(), layer.bias.numpy()), y.numpy(), threads)
+    gate, value = layer.double()(x.double()).chunk(2, -1)
+    torch.testing.assert_close(y.double(), F.silu(gate) * value, atol=1e-5, rtol=1e-5)
+
+
+def test_stacked_layers_share_their_weights() -> None:
+    pairs = [[nn.Linear(8, 6), nn.Linear(8, 4, bias=False)] for _ in range(3)]
+    expected = [torch.cat([layer.weight.detach() for layer in pair]) for pair in pairs]
+    codes = stacked_integers(pairs)
+    floats = stacked_floats(pairs)
+    assert torch.equal(torch.from_numpy(floats.weight), torch.stack(expected))
+    assert not floats.bias[:, 6:].any()
+    assert np.abs(codes.codes * codes.scales[..., None] - floats.weight).max() < np.abs(floats.weight).max() / 250
+    floats.weight[1, 7, 2] = 5
+    assert pairs[1][1].weight[1, 2] == 5
+
+
+def test_norms_and_turns_of_heads() -> None:
+    norm = nn.RMSNorm(20, eps=1e-5)
+    nn.init.normal_(norm.weight)
+    x = 2 * normal(3, 20)
+    y = torch.empty(3, 20)
+    rms_norm(x.numpy(), norm.weight.detach().numpy(), np.float32(1e-5), y.numpy())
+    torch.testing.assert_close(y.double(), norm.double()(x.double()), atol=1e-5, rtol=1e-5)
+    angle = normal(10, seed=3)
+    expected = halves(x.double(), angle.double().cos(), angle.double().sin())
+    rotate(x.numpy(), angle.cos().numpy(), angle.sin().numpy())
+    torch.testing.assert_close(x.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(0, 0), (7, 0), (7, 3), (100, 3)])
+def test_looking_back_into_pages(window: int, sinks: int) -> None:
+    heads, groups, dim, size, length = 4, 2, 16, 8, 3
+    tables, starts = np.array([[5, 1, 3, 0], [2, 4, 6, 7]]), np.array([27, 2])
+    q, out = normal(2, length, heads, dim, seed=1), torch.empty(2, length, heads, dim)
+    keys, values = normal(8, groups, size, dim, seed=2), normal(8, groups, size, dim, seed=3)
+    with one_at_a_time():
+        look_back(q.numpy(), keys.numpy(), values.numpy(), tables, starts, window, sinks, out.numpy())
+    for row in range(2):
+        total = int(starts[row]) + length
+        k, v = (x[tables[row]].transpose(0, 1).flatten(1, 2)[:, :total].double() for x in (keys, values))
+        at, seen = torch.arange(total - length, total)[:, None], torch.arange(total)
+        mask = (seen <= at) & ((at - seen < window) | (seen < sinks) if window else True)
+        k, v = (x.repeat_interleave(heads // groups, 0) for x in (k, v))
+        expected = F.scaled_dot_product_attention(q[row].transpose(0, 1).double(), k, v, mask, scale=1.0)
+        torch.testing.assert_close(out[row].double(), expected.transpose(0, 1), atol=2e-6, rtol=2e-6)
 
 
 @pytest.mark.parametrize(("length", "start", "groups"), [(1, 0, 2), (1, 37, 4), (5, 3, 2)])
