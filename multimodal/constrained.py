@@ -54,6 +54,8 @@ class JsonRule:
             if self._stop in text:  # it has ended and waits for others
                 continue
             matcher = self._at(row, text)
+            if matcher is None:
+                continue
             bits = np.zeros(words, np.int32)
             matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
             if matcher.is_error():
@@ -63,15 +65,17 @@ class JsonRule:
                 allowed[self._stop] = True
             logits[row].masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
 
-    def _at(self, row: int, text: list[int]) -> LLMatcher:
-        """A grammar that has read the text; rows of beams change places, and drafts are taken back."""
+    def _at(self, row: int, text: list[int]) -> LLMatcher | None:
+        """A grammar that has read the text; rows of beams change places, and drafts are taken back.
+
+        None for a text that breaks the grammar: a beam that is as good as none, kept for want of others.
+        """
         while len(self._rows) <= row:
             self._rows.append((self._fresh.deep_copy(), []))
         matcher, read = self._rows[row]
         same = next((n for n, (a, b) in enumerate(zip(read, text, strict=False)) if a != b), min(len(read), len(text)))
         if same < len(read):
             matcher.rollback(len(read) - same)
-        if same < len(text):
-            matcher.consume_tokens(text[same:])
-        self._rows[row] = matcher, text
-        return matcher
+        taken = same + (matcher.try_consume_tokens(text[same:]) if same < len(text) else 0)
+        self._rows[row] = matcher, text[:taken]
+        return matcher if taken == len(text) else None
