@@ -1,15 +1,17 @@
 """A denoiser with the text tower that tells it what to draw, as one model: what a bundle holds."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from core.weights import Makers, from_plain
+from core.weights import Bundle, Makers, from_plain, open_bundle
 from diffusion.mmdit import MMDiT, MMDiTConfig
-from multimodal.prompts import PromptEncoder
+from multimodal.find_tokenizer import tokenizer_files, tokenizer_for
+from multimodal.prompts import PromptEncoder, Prompts
 from multimodal.text import TextConfig, TextTower
 
-__all__ = ["MAKERS", "TextToImage", "TextToImageConfig"]
+__all__ = ["MAKERS", "TextToImage", "TextToImageConfig", "open_text_to_image"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,17 @@ def _made(config: TextToImageConfig) -> TextToImage:
 
 MAKERS: Makers = {"multimodal.TextToImage": lambda config: _made(from_plain(TextToImageConfig, config))}
 """What a bundle may hold."""
+
+
+def open_text_to_image(path: Path) -> tuple[MMDiT, Prompts, Bundle]:
+    """The denoiser in a bundle, what encodes texts for it, and what the bundle says; in evaluation mode.
+
+    Raises:
+        InputError: if the bundle holds something else, or is damaged.
+    """
+    model, bundle = open_bundle(path, MAKERS)
+    assert isinstance(model, TextToImage)
+    model.eval()
+    text = model.config.text
+    tokenizer = tokenizer_for(path, text.vocab, text.context)
+    return model.denoiser, Prompts(model.text, tokenizer, tokenizer_files(str(path))), bundle

@@ -148,16 +148,12 @@ def _bundled(path: Path, vae: str | None) -> OpenGenerator:
     from diffusion.described import made
     from diffusion.weights import MAKERS
 
+    model: Any
     prompts = None
     if read_bundle(path).model == TEXTS:
-        from multimodal.find_tokenizer import tokenizer_files, tokenizer_for
-        from multimodal.prompts import Prompts
-        from multimodal.text_to_image import MAKERS as BOTH
+        from multimodal.text_to_image import open_text_to_image
 
-        both, bundle = open_bundle(path, BOTH)
-        model, encoder = both.eval().denoiser, both.text
-        text = encoder.tower.config
-        prompts = Prompts(encoder, tokenizer_for(path, text.vocab, text.context), tokenizer_files(str(path)))
+        model, prompts, bundle = open_text_to_image(path)
     else:
         model, bundle = open_bundle(path, MAKERS)
     _check_told(model.config, path, prompts)

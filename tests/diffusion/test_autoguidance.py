@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import FLOW, GAUSSIAN, PIXELS, small_bundle
+from small import FLOW, GAUSSIAN, small_bundle
 
 from core.errors import InputError
 from diffusion.guides import check_guide
@@ -73,6 +73,6 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
     other = small_bundle(tmp_path / "shifted", {**FLOW, "init_args": {"shift": 3.0}})
     with pytest.raises(InputError, match=r"shift=3\.0"):
         check_guide(flow, open_generator(other).generator("float32"))
-    flow.latents = Pixels(mean=0.1, channels=PIXELS["init_args"]["channels"])
+    flow.latents = Pixels(mean=0.1, channels=1)
     with pytest.raises(InputError, match="its latents is"):
         check_guide(flow, open_generator(tmp_path / "weak").generator("float32"))
