@@ -91,6 +91,7 @@ def write_sight_bundle(opened: Any, folder: Path, precision: str | None = None) 
         asdict(model.config),
         preprocessing=opened.showing.plain(),
         tokenizer={"files": ["tokenizer.json", "tokenizer_config.json"]},
+        source=opened.source,
     )
     words: dict[str, Any] = {} if template is None else {"chat_template": template.source, **template.special}
     stop = opened.tokenizer.stops[0] if opened.tokenizer.stops else None

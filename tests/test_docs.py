@@ -12,6 +12,7 @@ PAGES = [
     "docs/vision.md",
     "docs/multimodal.md",
     "docs/perceiver.md",
+    "docs/vlm.md",
     "docs/speech.md",
     "docs/diffusion.md",
 ]

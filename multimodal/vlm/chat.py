@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from core.errors import InputError
-from core.weights import is_bundle
+from core.weights import Source, is_bundle
 from multimodal.chat_template import ChatTemplate
 from multimodal.language import LanguageModel
 from multimodal.language_tokenizer import LanguageTokenizer
@@ -48,6 +48,7 @@ class VisionLanguage(LanguageModel):
     ) -> None:
         super().__init__(model.decoder, tokenizer, template)
         self.model = model
+        self.source: Source | None = None  # of weights that were loaded, for their way back
         self.showing = Showing.of(model, {}) if showing is None else showing
         word = self.showing.words.token
         if tokenizer.token(word) != model.image_token:
@@ -66,10 +67,12 @@ class VisionLanguage(LanguageModel):
         model, origin = load_vlm(folder)
         tokenizer = LanguageTokenizer.load(folder)
         if isinstance(model, Gated) and not is_bundle(folder):  # its config does not say which token it is
-            found = tokenizer.token("<image>")
-            model.image_token = model.image_token if found is None else found
+            known = tokenizer.token("<image>")
+            model.image_token = model.image_token if known is None else known
         word = tokenizer.tokenizer.id_to_token(model.image_token) or "<image>"
-        return cls(model, tokenizer, ChatTemplate.load(folder), Showing.of(model, origin.preprocessing, word))
+        found = cls(model, tokenizer, ChatTemplate.load(folder), Showing.of(model, origin.preprocessing, word))
+        found.source = origin.source
+        return found
 
     @property
     def device(self) -> torch.device:

@@ -99,7 +99,8 @@ def frames_of(source: Any, count: int, where: str = "the film") -> list[Image.Im
     try:
         with av.open(str(path)) as film:
             total = sum(1 for _ in film.decode(video=0))
-        wanted = {round((number + 0.5) * total / count - 0.5) for number in range(min(count, total))}
+        count = min(count, total)
+        wanted = {round((number + 0.5) * total / count - 0.5) for number in range(count)}
         with av.open(str(path)) as film:
             return [f.to_image() for number, f in enumerate(film.decode(video=0)) if number in wanted]
     # decoders raise errors of every kind

@@ -22,8 +22,8 @@ def export(
     model: Annotated[
         Path,
         typer.Argument(
-            help="image encoder, CLIP, SigLIP, Whisper or DiT: bundle, .ckpt of sensorium fit, weights of others; or a "
-            "Whisper's name"
+            help="image encoder, CLIP, SigLIP, Whisper, DiT or vision-language model: bundle, .ckpt of sensorium fit, "
+            "weights of others; or a Whisper's name"
         ),
     ],
     output: Annotated[
@@ -65,6 +65,7 @@ def export(
     from core.weights.files import replacing
     from sensorium.encoders import load_any
     from sensorium.generators import is_generator
+    from sensorium.sights import is_sight
     from sensorium.towers import is_towers
     from sensorium.whispers import is_whisper
 
@@ -78,6 +79,9 @@ def export(
         model = find_whisper(str(model))
     if model.exists() and is_generator(model):
         _export_generator(model, place, kind, precision)
+        return
+    if model.exists() and is_sight(model):
+        _export_sight(model, place, kind, precision)
         return
     if model.exists() and is_whisper(model):
         _export_whisper(model, place, kind, precision)
@@ -145,6 +149,39 @@ def _export_whisper(model: Path, output: Path, kind: str, precision: str | None)
     with torch.no_grad():
         gap = float((again.eval()(mel, tokens) - whisper(mel, tokens)).abs().max())
     print(f"{output}: {'a bundle' if kind == 'bundle' else f'names of {kind}'}, read again; logits differ by {gap:.1e}")
+
+
+def _export_sight(model: Path, output: Path, kind: str, precision: str | None) -> None:
+    """Write a vision-language model, read it again, and see that it answers as before."""
+    import torch
+
+    from multimodal.vlm.weights import export_vlm, load_vlm
+    from sensorium.sights import open_sight, write_sight_bundle
+
+    if kind not in ("bundle", "huggingface"):
+        raise InputError(f"a vision-language model can't be written as {kind}: choose bundle or huggingface")
+    opened = open_sight(model)
+    mine: Any = opened.model.cpu()
+    if kind == "bundle":
+        write_sight_bundle(opened, output, precision)
+        again: Any = load_vlm(output)[0]
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        halved = mine if precision is None else mine.to(getattr(torch, precision))
+        export_vlm(halved, output, opened.source if precision is None else None)
+        mine.float()
+        again = load_vlm(output, mine.config)[0]
+    eye = mine.config.eye
+    pixels = torch.randn(1, eye.channels, *eye.image, generator=torch.Generator().manual_seed(0))
+    images = getattr(mine, "tokens_of_a_picture", 1)
+    others = [token for token in range(8) if token != mine.image_token]
+    ids = torch.tensor([[others[0]] + [mine.image_token] * images + others[1:]])
+    with torch.no_grad():
+        gap = float((again(ids, images=pixels).x - mine(ids, images=pixels).x).abs().max())
+    form = "a bundle" if kind == "bundle" else "names of huggingface"
+    print(f"{output}: {form}, read again; logits differ by {gap:.1e}")
+        f"{output}: {'a bundle' if kind == 'bundle' else 'names of huggingface'}, read again; logits differ by {gap:.1e}"
+    )
 
 
 def _export_generator(model: Path, output: Path, kind: str, precision: str | None) -> None:
