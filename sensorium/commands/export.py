@@ -180,8 +180,6 @@ def _export_sight(model: Path, output: Path, kind: str, precision: str | None) -
         gap = float((again(ids, images=pixels).x - mine(ids, images=pixels).x).abs().max())
     form = "a bundle" if kind == "bundle" else "names of huggingface"
     print(f"{output}: {form}, read again; logits differ by {gap:.1e}")
-        f"{output}: {'a bundle' if kind == 'bundle' else 'names of huggingface'}, read again; logits differ by {gap:.1e}"
-    )
 
 
 def _export_generator(model: Path, output: Path, kind: str, precision: str | None) -> None:
