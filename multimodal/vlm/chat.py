@@ -57,12 +57,18 @@ class VisionLanguage(LanguageModel):
             )
 
     @classmethod
-    def load(cls, folder: Path | str) -> "VisionLanguage":
-        """Load a folder of Hugging Face (LLaVA-1.5, Idefics3, SmolVLM, Idefics-1) or a bundle; the model in float32.
+    def load(cls, folder: Path | str, precision: str = "auto") -> "VisionLanguage":
+        """Load a folder of Hugging Face (LLaVA-1.5, Idefics3, SmolVLM, Idefics-1) or a bundle.
+
+        Args:
+            folder: that holds the model and its tokenizer.
+            precision: auto or float32, which are the same here.
 
         Raises:
-            InputError: if it holds no such model, or no tokenizer.
+            InputError: if it holds no such model, or no tokenizer; for another precision.
         """
+        if precision not in ("auto", "float32"):
+            raise InputError(f"no precision {precision!r} for a vision-language model: there are auto and float32")
         folder = Path(folder)
         model, origin = load_vlm(folder)
         tokenizer = LanguageTokenizer.load(folder)
