@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.nn import Ctx, Memory, Out, Repeat, Stack, Tokens, direct, recomputed, trunc_normal
+from core.nn import Ctx, Memory, Out, Repeat, Stack, Tokens, direct, recomputed
+from core.nn.init import lecun_normal
 from multimodal.perceiver.config import PerceiverConfig
 from multimodal.perceiver.inputs import Given, make_input
 from multimodal.perceiver.layers import read_block, self_block
@@ -60,7 +61,7 @@ class Perceiver(nn.Module):
             stages += [make() for _ in range(config.reads - 1) for make in (read, process)]
         self.stages = Stack(stages)
         self.output = make_output(config, width)
-        trunc_normal(self)
+        lecun_normal(self)
 
     def forward(self, inputs: Any, tokens: Tokens = Tokens(), points: Points | None = None) -> Any:
         """Read, think, answer.
