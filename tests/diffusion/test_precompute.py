@@ -1,5 +1,7 @@
 """Latents computed in advance train as those that are computed on the way; interrupted, other, damaged ones."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.train.cli import main as train
-from diffusion.tasks.cache import read_cache
+from core.weights import Bundle, save_bundle
+from diffusion.latents import AutoEncoder
+from diffusion.sample import as_bytes
+from diffusion.tasks.cache import LatentSet, read_cache
+from diffusion.tasks.fidelity import _decoded
 from sensorium.cli import main
+from vision.vit import ViT, ViTConfig
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +128,23 @@ def test_errors(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "cache" / "train-00000.safetensors").unlink()
     assert main([*fit, "--data.root", cache]) == 2
     assert "1 of 1 files of train are missing" in capsys.readouterr().err
+
+
+def test_samples_are_compared_with_what_is_decoded(recipe: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert main(["precompute", "-c", str(recipe), "--out", str(cache)]) == 0
+    config = ViTConfig(image=(16, 16), patch=8, dim=16, depth=1, heads=2, classes=0)
+    save_bundle(tmp_path / "judge", ViT(config), Bundle("vision.ViT", asdict(config)))
+    judge = f"{{class_path: vision.tasks.judge.EncoderJudge, init_args: {{path: {tmp_path / 'judge'}}}}}"
+    asked = f"judge: {judge}, samples: 5, real: 5, settings: {{steps: 2, batch: 2}}"
+    fidelity = f"[{{class_path: diffusion.tasks.fidelity.Fidelity, init_args: {{{asked}}}}}]"
+    kept = ["--data", "diffusion.tasks.data.LatentData", "--data.root", str(cache), "--trainer.callbacks", fidelity]
+    train(["fit", "-c", str(recipe), "--runs", str(tmp_path), "--name", "run", "--trainer.max_epochs", "1", *kept])
+    record = json.loads((tmp_path / "run" / "version_0" / "fidelity.json").read_text())
+    assert record["protocol"]["reference"] == "decoded latents"
+    assert (record["results"][0]["real"], record["results"][0]["samples"]) == (5, 5)
+    latents = AutoEncoder(str(recipe.parent / "vae"))
+    moments = load_file(cache / "val-00000.safetensors")["moments"][:, 0].float()
+    expected = as_bytes(latents.decode(latents.expected(moments)))
+    found = _decoded(LatentSet(cache, "val", read_cache(cache)), latents, 4, torch.device("cpu"))
+    assert (torch.stack(found).int() - expected.int()).abs().max() <= 1  # a convolution of another batch

@@ -1,12 +1,13 @@
 """``sensorium generate --prompt``: files for each text and seed, what made them, and errors of one line."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from told_pictures import CLIP, small_bundle
+from told_pictures import CLIP, ROOT, small_bundle
 
 import sensorium
 from core.errors import InputError
@@ -134,3 +135,31 @@ def test_bad_input(folder: Path, capsys: pytest.CaptureFixture, arguments: list[
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert any(part in err for part in said.split("|"))
+
+
+def test_a_training_of_ours_draws(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its checkpoint, and from the bundle of it in another folder; samples on the way show the classes."""
+    monkeypatch.chdir(ROOT)
+    config = "--model.model.init_args.config"
+    drawn = "{class_path: diffusion.tasks.samples.Samples, init_args: {rows: 1, settings: {steps: 2, guidance: 1.5}}}"
+    options = {
+        "-c": "configs/diffusion/mmdit_fashion_mnist.yaml", "--runs": str(folder), "--name": "told",
+        "--trainer.max_epochs": "1", "--trainer.limit_train_batches": "1", "--trainer.limit_val_batches": "1",
+        "--trainer.accelerator": "cpu", "--trainer.callbacks": f"[{drawn}]", "--trainer.precision": "32-true",
+        f"{config}.head_dim": "16", f"{config}.depth": "2",
+    }  # fmt: skip
+    assert main(["fit", *itertools.chain(*options.items())]) == 0
+    run = folder / "told" / "version_0"
+    with Image.open(run / "samples" / "epoch=0.png") as page:
+        assert page.size == (10 * 30 + 2, 30 + 2)
+    asked = ["--prompt", "a sneaker", "-n", "1"]
+    assert generate(*asked, "-o", str(folder / "first"), model=str(run / "last.ckpt")) == 0
+    assert main(["export", str(run / "last.ckpt"), "-o", str(folder / "bundle")]) == 0
+    monkeypatch.chdir(folder)
+    assert generate(*asked, "-o", "second", model="bundle") == 0
+    assert near("first/a_sneaker_0000.png", "second/a_sneaker_0000.png")
+    first, second = (read_settings(Path(out) / "a_sneaker_0000.png") or {} for out in ("first", "second"))
+    assert (first["steps"], first["guidance"]) == (2, 1.5)
+    assert {**second, "model": first["model"]} == first
+    with pytest.raises(InputError, match="clip_fashion_mnist"):  # the tokenizer isn't in a checkpoint
+        open_generator(run / "last.ckpt")
