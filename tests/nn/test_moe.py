@@ -1,95 +1,97 @@
-"""A branch that writes a loss beside its result: the notes come back wherever the block runs."""
+"""A mixture of experts against transformers' Mixtral and Qwen3-MoE, and its two losses against closed forms."""
+
+from typing import Any
 
 import pytest
 import torch
-from toys import DIM, MoE, balance, decoder, gradients, memory
+from torch import Tensor, nn
 
-from core.nn import Block, Ctx, LayerNorm, Mlp, Residual, Stack, direct, recomputed
+from core.nn import Ctx, MixtureOfExperts, Tokens
+from core.nn.scaling import Linear, Ntk, scaled_frequencies
 
-
-def reference(moe: MoE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token by token, expert by expert, as the papers put it."""
-    experts = len(moe.up)
-    y, chosen, probability = torch.zeros_like(x), x.new_zeros(experts), x.new_zeros(experts)
-    for row, column in ((r, c) for r in range(x.shape[0]) for c in range(x.shape[1])):
-        token = x[row, column]
-        p = (moe.router.weight @ token).softmax(0)
-        best = sorted(range(experts), key=lambda e: -p[e].item())[: moe.k]
-        total = sum(p[e] for e in best)
-        for e in best:
-            y[row, column] += p[e] / total * ((token @ moe.up[e]).relu() @ moe.down[e])
-            chosen[e] += 1
-        probability = probability + p
-    count = x.shape[0] * x.shape[1]
-    return y, experts * (chosen / count * probability / count).sum()
+DIM, HIDDEN, EXPERTS, ACTIVE = 16, 24, 5, 2
 
 
-def test_the_toy_is_right() -> None:
-    moe = MoE(DIM, 24, 4, 2).double()
-    x = torch.randn(2, 5, DIM).double()
-    notes: dict = {}
-    y = moe(x, Ctx(notes=notes))
-    torch.testing.assert_close((y, notes["aux"]), reference(moe, x), atol=1e-12, rtol=1e-12)
+@pytest.fixture
+def block() -> MixtureOfExperts:
+    torch.manual_seed(0)
+    return MixtureOfExperts(DIM, HIDDEN, EXPERTS, ACTIVE).double()
 
 
-@pytest.mark.parametrize("run", [direct, recomputed])
-def test_a_stack_returns_the_notes_of_its_branches(run) -> None:
-    stack = Stack(
-        [
-            Block(mlp=Residual(LayerNorm(DIM), MoE(DIM, 24, 4, 2))),
-            Block(mlp=Residual(LayerNorm(DIM), Mlp(DIM))),
-            Block(
-                first=Residual(LayerNorm(DIM), MoE(DIM, 24, 4, 2)), second=Residual(LayerNorm(DIM), MoE(DIM, 24, 3, 1))
-            ),
-        ],
-        run=run,
-    ).double()
-    x = torch.randn(2, 5, DIM).double()
-    y, notes = stack(x)
-    assert {number: set(found) for number, found in notes.items()} == {0: {"mlp"}, 2: {"first", "second"}}
-    wanted, z = {}, x
-    for number, block in enumerate(stack):
-        for name, branch in block.named_children():
-            step = branch.norm(z)
-            if isinstance(branch.fn, MoE):
-                step, wanted[number, name] = reference(branch.fn, step)
-            else:
-                step = branch.fn(step)
-            z = z + step
-    torch.testing.assert_close(y, z, atol=1e-12, rtol=1e-12)
-    for (number, name), aux in wanted.items():
-        torch.testing.assert_close(notes[number][name]["aux"], aux, atol=1e-12, rtol=1e-12)
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, 7, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_loss_of_balance_reaches_what_comes_before_it() -> None:
-    """Alone, without any other loss: the routers learn from it, and so does whatever feeds them."""
-    model = decoder(moe=True)
-    _, notes = model(torch.randn(2, 5, DIM), Ctx(memory=memory(2)))
-    balance(notes).backward()
-    for number, block in enumerate(model):
-        assert block.mlp.fn.router.weight.grad.abs().sum() > 0
-        reached = block.attn.fn.out.weight.grad
-        assert reached is not None
-        assert reached.abs().sum() > 0, number
+@pytest.mark.parametrize("normalise", [True, False])
+def test_each_token_alone(block: MixtureOfExperts, x: Tensor, normalise: bool) -> None:
+    block.normalise = normalise
+    wanted = torch.empty_like(x)
+    for row in range(3):
+        for place in range(7):
+            token = x[row, place]
+            weight, chosen = block.router(token).softmax(0).topk(ACTIVE)
+            weight = weight / weight.sum() if normalise else weight
+            wanted[row, place] = sum(w * block.experts[int(e)](token) for w, e in zip(weight, chosen, strict=True))
+    torch.testing.assert_close(block(x), wanted)
 
 
-def test_recomputed_notes_and_their_gradients_are_the_same() -> None:
-    model = decoder(moe=True)
-    x, ctx = torch.randn(2, 5, DIM), Ctx(memory=memory(2))
-    results = []
-    for run in (direct, recomputed):
-        model.run = run
-        model.zero_grad()
-        y, notes = model(x, ctx)
-        (y.square().mean() + balance(notes)).backward()
-        results.append((y, notes, gradients(model)))
-    torch.testing.assert_close(*results, atol=0, rtol=0)
+def test_the_dense_sum_is_the_same(block: MixtureOfExperts, x: Tensor) -> None:
+    found: list[Any] = []
+    for fn in (block, torch.compile(block, backend="eager", fullgraph=True)):
+        block.zero_grad()
+        y = fn(x)
+        y.square().sum().backward()
+        found.append([y.detach(), *(parameter.grad for parameter in block.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def test_nothing_is_left_in_the_context() -> None:
-    """Each call has notes of its own: a context can be used again."""
-    model = decoder(moe=True)
-    x, ctx = torch.randn(2, 5, DIM), Ctx(memory=memory(2))
-    first, second = model(x, ctx), model(torch.randn_like(x), ctx)
-    assert ctx.notes is None
-    assert first.notes[0]["mlp"]["aux"] != second.notes[0]["mlp"]["aux"]
+def test_losses_equal_transformers(block: MixtureOfExperts, x: Tensor) -> None:
+    mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    notes: dict[str, Any] = {}
+    block(x, Ctx(notes=notes))
+    logits = block.router(x).flatten(0, 1)
+    wanted = mixtral.load_balancing_loss_func((logits,), EXPERTS, ACTIVE)
+    torch.testing.assert_close(notes["balance"], wanted, check_dtype=False, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(notes["z"], logits.exp().sum(-1).log().square().mean())
+    mask = torch.ones(3, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    block(x, Ctx(tokens=Tokens(index=torch.where(mask > 0, torch.arange(7), -1)), notes=notes))
+    wanted = mixtral.load_balancing_loss_func((logits,), EXPERTS, ACTIVE, attention_mask=mask)
+    torch.testing.assert_close(notes["balance"], wanted, check_dtype=False, atol=1e-6, rtol=1e-5)
+    kept = logits[mask.flatten() > 0]
+    torch.testing.assert_close(notes["z"], kept.logsumexp(-1).square().mean())
+
+
+def test_a_router_that_knows_nothing_is_balanced(block: MixtureOfExperts, x: Tensor) -> None:
+    nn.init.zeros_(block.router.weight)
+    notes: dict[str, Any] = {}
+    block(x, Ctx(notes=notes))
+    assert notes["balance"].item() == pytest.approx(ACTIVE)  # EXPERTS * sum of share / EXPERTS
+
+
+def test_experts_without_tokens_have_gradients_too(block: MixtureOfExperts, x: Tensor) -> None:
+    block(x[:1, :1]).sum().backward()
+    assert all(parameter.grad is not None for parameter in block.experts.parameters())
+
+
+def test_no_losses_without_gradients(block: MixtureOfExperts, x: Tensor) -> None:
+    notes: dict[str, Any] = {}
+    with torch.no_grad():
+        block(x, Ctx(notes=notes))
+    assert not notes
+
+
+def test_impossible_counts() -> None:
+    with pytest.raises(ValueError, match="6 of 5 experts"):
+        MixtureOfExperts(DIM, HIDDEN, 5, 6)
+
+
+def test_simple_scalings() -> None:
+    plain = scaled_frequencies(16, 1e4, None)[0]
+    torch.testing.assert_close(scaled_frequencies(16, 1e4, Linear(4.0))[0], plain / 4)
+    raised, magnitude = scaled_frequencies(16, 1e4, Ntk(4.0))
+    assert magnitude == 1
+    torch.testing.assert_close(raised[-1], plain[-1] / 4)
+    torch.testing.assert_close(raised[0], plain[0])
