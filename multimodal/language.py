@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,15 +30,16 @@ from core.generate import (
     stream,
 )
 from multimodal.chat_template import ChatTemplate
+from multimodal.compiled_decoder import CompiledDecoder, can_compile
 from multimodal.constrained import JsonRule
 from multimodal.decoder import Decoder
 from multimodal.decoder_step import DecoderStep
 from multimodal.decoder_weights import load_decoder
 from multimodal.language_tokenizer import LanguageTokenizer
 from multimodal.language_writing import Completion, Writing
-from multimodal.messages import Message
+from multimodal.messages import Message, checked, media
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "load_language"]
 
 NEW_TOKENS = 256
 
@@ -58,7 +59,7 @@ class LanguageModel:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder | CompiledDecoder,
         tokenizer: LanguageTokenizer,
         template: ChatTemplate | None = None,
         *,
@@ -75,18 +76,13 @@ class LanguageModel:
 
     @classmethod
     def load(cls, folder: Path | str) -> "LanguageModel":
-        """Load a folder of Hugging Face or a bundle; the model in float32.
-
-        Raises:
-            InputError: if it holds no language model that is known, or no tokenizer.
-        """
-        decoder, _ = load_decoder(folder)
-        return cls(decoder, LanguageTokenizer.load(folder), ChatTemplate.load(folder))
+        """Load a folder of Hugging Face or a bundle, as is fastest on the machine; see :func:`load_language`."""
+        return load_language(folder)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.decoder.tokens.weight.device
+        return next(self.decoder.parameters()).device
 
     def generate(
         self, prompts: Sequence[str], *, draft: "LanguageModel | None" = None, **settings: Any
@@ -140,6 +136,9 @@ class LanguageModel:
     def _chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[int]:
         if self.template is None:
             raise InputError("this model has no chat template: it goes on with texts only (generate)")
+        if media(messages):
+            raise InputError("this model reads text only: it can't see or hear what the messages hold")
+        messages = [_joined(message) for message in checked(messages)]
         text = self.template.render(messages, add_generation_prompt=True, tools=tools)
         return self.tokenizer.encode(text, special=False)  # the template has written what is around it
 
@@ -153,6 +152,38 @@ class LanguageModel:
         if not prompts:
             return []
         return _Run(self, prompts, writing).completions(draft)
+
+
+def load_language(folder: Path | str, precision: Literal["auto", "float32", "int8"] = "auto") -> LanguageModel:
+    """Load a folder of Hugging Face or a bundle.
+
+    Args:
+        folder: where it is.
+        precision: PyTorch's float32; by default that in kernels compiled for the processor, on a GPU bfloat16;
+            ``"int8"``: kernels with weights of 8 bits.
+
+    Raises:
+        InputError: if it holds no language model that is known, or no tokenizer.
+    """
+    decoder, _ = load_decoder(folder)
+    return LanguageModel(_prepared(decoder, precision), LanguageTokenizer.load(folder), ChatTemplate.load(folder))
+
+
+def _prepared(decoder: Decoder, precision: str) -> Decoder | CompiledDecoder:
+    """The decoder where and as it is fastest."""
+    if precision not in ("auto", "float32", "int8"):
+        raise InputError(f"no precision {precision!r} for a language model: there are auto, float32 and int8")
+    if precision == "auto" and torch.cuda.is_available():
+        return decoder.to("cuda", torch.bfloat16)
+    if precision == "int8" or (precision == "auto" and can_compile(decoder)):
+        return CompiledDecoder(decoder, "int8" if precision == "int8" else "float32")
+    return decoder.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _joined(message: Message) -> Message:
+    """Of a message with several texts, one: templates of models that read only know no parts."""
+    content = message.get("content")
+    return message if not isinstance(content, list) else {**message, "content": "".join(p["text"] for p in content)}
 
 
 def _writing(settings: dict[str, Any]) -> Writing:

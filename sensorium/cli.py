@@ -11,6 +11,7 @@ from core.errors import InputError
 from sensorium.commands.caption import caption
 from sensorium.commands.chat import chat
 from sensorium.commands.classify import classify
+from sensorium.commands.complete import complete
 from sensorium.commands.embed import embed
 from sensorium.commands.explain import explain
 from sensorium.commands.export import export
@@ -44,6 +45,7 @@ app.command()(explain)
 app.command()(generate)
 app.command()(caption)
 app.command()(chat)
+app.command()(complete)
 for _name, _help in TRAINER_COMMANDS.items():
     app.command(
         _name,

@@ -33,6 +33,8 @@ def load(source: str | Path, **settings: Any) -> Any:
     `diffusion.speed.caching`) and `vae`, the folder of its autoencoder if that isn't where the model says.
 
     A LLaVA, Idefics or SmolVLM becomes a `multimodal.vlm.chat.VisionLanguage`: ``load(...).chat(messages).text``.
+    A Llama, Mistral, Qwen or GPT-2 becomes a `multimodal.language.LanguageModel`: ``load(...).generate(["Once"])``,
+    with the setting `precision`.
 
     Args:
         source: a name of `list_models`, a bundle, a checkpoint's file or folder, or ``owner/name`` of the Hugging Face
@@ -42,11 +44,14 @@ def load(source: str | Path, **settings: Any) -> Any:
     Raises `InputError` when there is no such model, it is of no family that is known, or a setting doesn't fit it.
     """
     from audio.checkpoints import find_whisper
+    from multimodal.decoder_weights import is_decoder
     from sensorium.sights import is_sight
 
     path = find_whisper(str(source))
     if is_sight(path):
         return _sight(path, settings)
+    if is_decoder(path):
+        return _language(path, settings)
     return {"audio": _transcriber, "diffusion": _generator, "vision": _encoder}[_family(path)](path, settings)
 
 
@@ -101,6 +106,13 @@ def _sight(path: Path, settings: dict[str, Any]) -> Any:
 
     _refuse_unknown(settings, (), "vision-language model")
     return open_sight(path)
+
+
+def _language(path: Path, settings: dict[str, Any]) -> Any:
+    from multimodal.language import load_language
+
+    _refuse_unknown(settings, ("precision",), "language model")
+    return load_language(path, **settings)
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:

@@ -60,7 +60,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def reference(name: str, seed: int = 0, std: float = 0.15, **sizes: Any) -> nn.Module:
+def reference(name: str, seed: int = 0, std: float = 0.15, **sizes: Any) -> Any:
     """A random model of transformers whose norms and biases do something."""
     kind, changes = MODELS[name]
     torch.manual_seed(seed)

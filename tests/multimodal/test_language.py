@@ -16,7 +16,7 @@ from core.nn import Growing, Static
 from multimodal.decoder import Decoder, DecoderConfig
 from multimodal.decoder_step import DecoderStep
 from multimodal.decoder_weights import load_decoder
-from multimodal.language import LanguageModel
+from multimodal.language import LanguageModel, load_language
 from multimodal.language_tokenizer import LanguageTokenizer
 from multimodal.messages import Message
 
@@ -82,7 +82,28 @@ def folder(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> LanguageModel:
-    return LanguageModel.load(folder)
+    return load_language(folder, "float32")
+
+
+def test_the_fast_path_writes_the_same(folder: Path, model: LanguageModel) -> None:
+    fast = LanguageModel.load(folder)
+    for settings in ({}, {"beams": 3}, {"temperature": 0.9}, {"draft": model}):
+        say: dict[str, Any] = {"max_new_tokens": 24, **settings}
+        assert [c.text for c in fast.generate(["the cat", "a"], **say)] == [
+            c.text for c in model.generate(["the cat", "a"], **say)
+        ]
+    assert "".join(fast.stream(CHAT, max_new_tokens=9)) == model.chat(CHAT, max_new_tokens=9).text
+    with pytest.raises(InputError, match="no precision"):
+        load_language(folder, "float16")  # type: ignore[arg-type]
+
+
+def test_chats_of_parts(model: LanguageModel) -> None:
+    parts: list[Message] = [
+        {"role": "user", "content": [{"type": "text", "text": "a cat"}, {"type": "text", "text": "?"}]}
+    ]
+    assert model.chat(parts, max_new_tokens=5) == model.chat(CHAT, max_new_tokens=5)
+    with pytest.raises(InputError, match="reads text only"):
+        model.chat([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}])
 
 
 def test_prompts_of_any_length_are_as_alone(model: LanguageModel) -> None:

@@ -1,0 +1,57 @@
+"""``sensorium complete`` and `sensorium.load` with a language model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sensorium
+from sensorium.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "multimodal"))
+
+from decoder_peers import reference, tokenizer_files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Path:
+    place = tmp_path_factory.mktemp("model")
+    reference("llama", std=0.4, vocab_size=320).save_pretrained(place)
+    tokenizer_files(place)
+    return place
+
+
+def test_texts(folder: Path, capsys: Any) -> None:
+    model = sensorium.load(folder, precision="float32")
+    wanted = model.generate(["the cat"], max_new_tokens=12)[0]
+    given = ["complete", "the cat", "-m", str(folder), "-n", "12"]
+    for more in ([], ["--precision", "float32"], ["--draft", str(folder)]):
+        assert main([*given, *more]) == 0
+        assert capsys.readouterr().out == wanted.text + "\n"
+    assert main([*given, "-f", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"text": wanted.text, "tokens": wanted.tokens, "finish": "length"}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["-m", "{folder}", "--beams", "2", "-t", "1"], "temperature"),
+        (["-m", "{folder}", "-n", "5000"], "context of 128"),
+        (["-m", "{folder}", "--top-p", "3"], "p must be"),
+        (["-m", "no/where/at/all"], "no file, folder or model"),
+        ([], "--model"),
+    ],
+)
+def test_what_cannot_be(folder: Path, more: list[str], words: str, capsys: Any) -> None:
+    assert main(["complete", "the cat", *(part.format(folder=folder) for part in more)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_other_models_are_refused(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert main(["complete", "the cat", "-m", str(tmp_path)]) == 2
+    assert "no language model" in capsys.readouterr().err
