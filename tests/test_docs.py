@@ -13,6 +13,7 @@ PAGES = [
     "docs/multimodal.md",
     "docs/perceiver.md",
     "docs/vlm.md",
+    "docs/language.md",
     "docs/speech.md",
     "docs/diffusion.md",
 ]

@@ -10,7 +10,7 @@ import typer
 from core.errors import InputError
 
 if TYPE_CHECKING:
-    from multimodal.vlm.chat import VisionLanguage
+    from multimodal.language import LanguageModel
 
 __all__ = ["chat"]
 
@@ -29,7 +29,8 @@ def chat(
         typer.Option(
             "--model",
             "-m",
-            help="LLaVA-1.5, Idefics, SmolVLM: bundle, .ckpt of sensorium fit, folder, owner/name; by default the "
+            help="LLaVA-1.5, Idefics, SmolVLM, or a language model for texts alone: bundle, .ckpt of sensorium fit, "
+            "folder, owner/name; by default the "
             "small one of a checkout, which knows clothes",
         ),
     ] = None,
@@ -64,13 +65,16 @@ def chat(
 
     printf 'what is it?\\nis it footwear?\\n' | sensorium chat --image boot.png
     """
+    from multimodal.decoder_weights import is_decoder
+    from multimodal.language import LanguageModel
     from sensorium.sights import embedded_sight, find_sight, open_sight
 
     if question is not None and not question.strip():
         raise InputError("the question is empty: write something, such as 'what is it?'")
     shown: list[dict[str, Any]] = [{"type": "image", "image": _file(path)} for path in image or []]
     shown += [{"type": "video", "video": _file(path), "frames": frames} for path in video or []]
-    opened = open_sight(find_sight(model or embedded_sight()))
+    path = find_sight(model or embedded_sight())
+    opened = LanguageModel.load(path) if is_decoder(path) else open_sight(path)
     settings = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -93,7 +97,7 @@ def chat(
         raise InputError("no question: give one, or a line of standard input for each")
 
 
-def _answer(opened: "VisionLanguage", messages: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+def _answer(opened: "LanguageModel", messages: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     said = ""
     for piece in opened.stream(messages, **settings):
         print(piece, end="", flush=True)

@@ -55,3 +55,13 @@ def test_other_models_are_refused(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert main(["complete", "the cat", "-m", str(tmp_path)]) == 2
     assert "no language model" in capsys.readouterr().err
+
+
+def test_a_chat_without_pictures(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    wanted = sensorium.load(folder).chat([{"role": "user", "content": "a cat?"}], max_new_tokens=9)
+    assert main(["chat", "a cat?", "-m", str(folder), "-n", "9"]) == 0
+    assert capsys.readouterr().out == wanted.text + "\n"
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    assert main(["chat", "a cat?", "-m", str(folder), "-i", str(picture)]) == 2
+    assert "reads text only" in capsys.readouterr().err
