@@ -148,7 +148,7 @@ def _of_checkpoint(path: Path) -> "VisionLanguage":
 def _showing(model: Any, recipe: Any) -> Any:
     """How a recipe's ``pictures`` (`multimodal.tasks.seeing`) are shown."""
     from multimodal.vlm.crops import Crops
-    from multimodal.vlm.showing import Showing
+    from multimodal.vlm.showing import Showing, whole
     from multimodal.vlm.words import CropWords, RepeatedWords
 
     recipe = recipe or {}
@@ -158,6 +158,5 @@ def _showing(model: Any, recipe: Any) -> Any:
         return Showing(Crops(**{"side": 512, "longest": 2048, **sizes}), CropWords(count=int(init.get("count", 64))))
     if kind != "multimodal.tasks.seeing.Whole":
         raise InputError(f"pictures shown by {kind} can't be shown here: multimodal.tasks.seeing.Whole and Cropped can")
-    shown = Showing.of(model, dict(init.get("preprocess") or {}))
     words = RepeatedWords(str(init.get("token", "<image>")), int(init["count"]))
-    return Showing(shown.prepare, words)
+    return Showing(whole(model.config, dict(init.get("preprocess") or {})), words)

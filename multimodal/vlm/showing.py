@@ -15,7 +15,7 @@ from multimodal.vlm.placing import expanded
 from multimodal.vlm.words import CropWords, FencedWords, RepeatedWords
 from vision.preprocess import Preparation, preparation
 
-__all__ = ["Showing"]
+__all__ = ["Showing", "whole"]
 
 _WORDS = {"whole": RepeatedWords, "crops": CropWords, "fenced": FencedWords}
 
@@ -50,7 +50,7 @@ class Showing:
         try:
             if isinstance(model, Projected) and model.config.projector == "shuffle":
                 return cls(_crops(model.config, said), CropWords(token, model.tokens_of_a_picture))
-            prepare = _whole(model.config, said)
+            prepare = whole(model.config, said)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -111,7 +111,16 @@ def _crops(config: ProjectedConfig, said: Mapping[str, Any]) -> Crops:
     )
 
 
-def _whole(config: ProjectedConfig | GatedModelConfig, said: Mapping[str, Any]) -> Preparation:
+def whole(config: ProjectedConfig | GatedModelConfig, said: Mapping[str, Any]) -> Preparation:
+    """Return how pictures that are shown as a whole are prepared.
+
+    Args:
+        config: of the model.
+        said: see :meth:`Showing.of`, or a transform of a recipe of ours.
+
+    Raises:
+        InputError: if what is said can't be followed.
+    """
     eye = config.eye
     if "class_path" in said:  # a transform of a recipe of ours
         return preparation(eye.image, eye.channels, said)

@@ -16,10 +16,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import sensorium
 from core.errors import InputError
 from core.nn import Ctx
+from multimodal.decoder import DecoderConfig
 from multimodal.vlm.chat import VisionLanguage
 from multimodal.vlm.media import frames_of, image_of
 from sensorium.cli import main
 from sensorium.sights import write_sight_bundle
+from vision.vit import ViTConfig
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for p in m.content %}{% if p.type == 'image' %}<image>"
@@ -311,3 +313,33 @@ def test_command_caption(folders: dict[str, Path], tmp_path: Path, capsys) -> No
     out.write_text("something else\n")
     assert main([*base, "-o", str(out)]) == 2
     assert "holds no captions in jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["Whole", "Cropped"])
+def test_pictures_of_a_recipe(kind: str) -> None:
+    """A checkpoint's pictures are shown as they were in its training."""
+    from core.data.order import keys
+    from multimodal.tasks import seeing
+    from multimodal.vlm.config import Projected, ProjectedConfig
+    from sensorium.sights import _showing
+    from vision.augment import Small
+
+    model = Projected(
+        ProjectedConfig(
+            ViTConfig(
+                image=(28, 28), patch=14, dim=8, depth=1, heads=1, classes=0, cls_token=False, pool="normed mean"
+            ),
+            DecoderConfig(vocab=20, context=16, dim=8, depth=1, heads=1, kv_heads=1, hidden=8),
+            image_token=5,
+            projector="shuffle",
+        )
+    )
+    small = {"class_path": "vision.augment.Small", "init_args": {"mean": [0.3], "std": [0.4]}}
+    init = {"count": 1, "preprocess": small} if kind == "Whole" else {"side": 28, "longest": 56, "count": 1}
+    trained = seeing.Whole(Small([0.3], [0.4]), 1) if kind == "Whole" else seeing.Cropped(28, 56, 1)
+    found = _showing(model, {"class_path": f"multimodal.tasks.seeing.{kind}", "init_args": init})
+    image = picture(3, (28, 28)).convert("L" if kind == "Whole" else "RGB")
+    expected = trained([np.asarray(image) if kind == "Whole" else image], keys(0, 0, np.arange(1)), False)
+    torch.testing.assert_close(found.picture(image).pixels, expected, rtol=0, atol=1e-5)
+    assert found.words == trained.words
+    assert type(found)._of_plain(found.plain()) == found
