@@ -1,10 +1,18 @@
 """Bundles of what was trained or loaded: everything that the model needs, in one folder."""
 
+import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_encoder_bundle", "write_generator_bundle", "write_towers_bundle", "write_whisper_bundle"]
+__all__ = [
+    "write_encoder_bundle",
+    "write_generator_bundle",
+    "write_language_bundle",
+    "write_towers_bundle",
+    "write_whisper_bundle",
+]
 
 
 def write_encoder_bundle(encoder: Any, origin: Any, folder: Path, precision: str | None = None) -> None:
@@ -42,6 +50,22 @@ def write_generator_bundle(opened: Any, folder: Path, precision: str | None = No
         notes={"process": opened.recipes["process"], "generate": opened.settings},
     )
     _save(folder, model, said, files, precision)
+
+
+def write_language_bundle(decoder: Any, source: Any, origin: Path, folder: Path, precision: str | None = None) -> None:
+    """Write a language model with the tokenizer and the chat template of the folder that it came from."""
+    from core.weights import Bundle
+
+    names = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "vocab.json", "merges.txt")
+    files = {name: origin / name for name in (*names, "chat_template.json") if (origin / name).is_file()}
+    with tempfile.TemporaryDirectory() as room:
+        template = origin / "chat_template.jinja"
+        if template.is_file():  # a bundle has no programs: as the text that it is
+            files["chat_template.json"] = Path(room) / "chat_template.json"
+            text = json.dumps({"chat_template": template.read_text(encoding="utf-8")}, ensure_ascii=False)
+            files["chat_template.json"].write_text(text, encoding="utf-8")
+        said = Bundle("multimodal.Decoder", asdict(decoder.config), tokenizer={"files": sorted(files)}, source=source)
+        _save(folder, decoder, said, files, precision)
 
 
 def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None) -> None:

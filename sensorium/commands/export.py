@@ -63,6 +63,7 @@ def export(
     """
     from audio.checkpoints import CHECKPOINTS, find_whisper
     from core.weights.files import replacing
+    from multimodal.decoder_weights import is_decoder
     from sensorium.encoders import load_any
     from sensorium.generators import is_generator
     from sensorium.sights import is_sight
@@ -82,6 +83,9 @@ def export(
         return
     if model.exists() and is_sight(model):
         _export_sight(model, place, kind, precision)
+        return
+    if model.exists() and is_decoder(model):
+        _export_language(model, place, kind, precision)
         return
     if model.exists() and is_whisper(model):
         _export_whisper(model, place, kind, precision)
@@ -121,6 +125,26 @@ def _place(output: str, kind: str) -> Path:
     if place.exists():
         raise InputError(f"{place} is there already: name the file to write")
     return place
+
+
+def _export_language(model: Path, output: Path, kind: str, precision: str | None) -> None:
+    """Write a language model from its folder."""
+    import torch
+
+    from multimodal.decoder_weights import export_decoder, load_decoder
+    from sensorium.bundles import write_language_bundle
+
+    if kind not in ("bundle", "huggingface"):
+        raise InputError(f"a language model can't be written as {kind}: choose bundle or huggingface")
+    decoder, origin = load_decoder(model)
+    if kind == "bundle":
+        write_language_bundle(decoder, origin.source, model, output, precision)
+        print(f"{output}: a bundle; sensorium.load({str(output)!r}) opens it")
+        return
+    # without a precision the weights leave as they came
+    whole = decoder if precision is None else decoder.to(getattr(torch, precision))
+    export_decoder(whole, output, origin.source if precision is None else None)
+    print(f"{output}: safetensors with the names of {kind}")
 
 
 def _export_whisper(model: Path, output: Path, kind: str, precision: str | None) -> None:

@@ -65,3 +65,14 @@ def test_a_chat_without_pictures(folder: Path, tmp_path: Path, capsys: Any) -> N
     picture.write_bytes(b"")
     assert main(["chat", "a cat?", "-m", str(folder), "-i", str(picture)]) == 2
     assert "reads text only" in capsys.readouterr().err
+
+
+def test_there_and_back(folder: Path, tmp_path: Path) -> None:
+    bundle, file = tmp_path / "bundle", tmp_path / "model.safetensors"
+    assert main(["export", str(folder), "-o", str(bundle)]) == 0
+    assert main(["export", str(bundle), "-f", "huggingface", "-o", str(file)]) == 0
+    assert file.read_bytes() == (folder / "model.safetensors").read_bytes()
+    say: list[dict[str, Any]] = [{"role": "user", "content": "a cat?"}]
+    model = sensorium.load(bundle)
+    assert model.chat(say, max_new_tokens=9) == sensorium.load(folder).chat(say, max_new_tokens=9)
+    assert main(["export", str(folder), "-f", "timm", "-o", str(tmp_path / "x.safetensors")]) == 2
