@@ -31,7 +31,7 @@ def test_named_files_are_there() -> None:
 
 def test_shown_commands_and_options_exist(capsys: pytest.CaptureFixture) -> None:
     lines = [shlex.split(line) for line in re.findall(r"^sensorium .*", TEXT, re.MULTILINE)]
-    named = "transcribe fit test predict classify embed search explain export generate"
+    named = "transcribe fit test predict classify embed search explain export generate chat caption"
     assert {line[1] for line in lines} == set(named.split())
     for name in {line[1] for line in lines}:
         try:
