@@ -55,6 +55,7 @@ def write_generator_bundle(opened: Any, folder: Path, precision: str | None = No
 def write_language_bundle(decoder: Any, source: Any, origin: Path, folder: Path, precision: str | None = None) -> None:
     """Write a language model with the tokenizer and the chat template of the folder that it came from."""
     from core.weights import Bundle
+    from multimodal.language_tokenizer import LanguageTokenizer
 
     names = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "vocab.json", "merges.txt")
     files = {name: origin / name for name in (*names, "chat_template.json") if (origin / name).is_file()}
@@ -64,6 +65,10 @@ def write_language_bundle(decoder: Any, source: Any, origin: Path, folder: Path,
             files["chat_template.json"] = Path(room) / "chat_template.json"
             text = json.dumps({"chat_template": template.read_text(encoding="utf-8")}, ensure_ascii=False)
             files["chat_template.json"].write_text(text, encoding="utf-8")
+        if "generation_config.json" not in files:  # the config of a bundle doesn't say which tokens end a text
+            files["generation_config.json"] = Path(room) / "generation_config.json"
+            stops = {"eos_token_id": list(LanguageTokenizer.load(origin).stops)}
+            files["generation_config.json"].write_text(json.dumps(stops), encoding="utf-8")
         said = Bundle("multimodal.Decoder", asdict(decoder.config), tokenizer={"files": sorted(files)}, source=source)
         _save(folder, decoder, said, files, precision)
 

@@ -43,7 +43,6 @@ def is_towers(source: str) -> bool:
     """Whether what a name stands for embeds texts too; it is downloaded if need be, if it can be such a model."""
     from core.weights import is_bundle, read, read_bundle
     from multimodal.load import find_towers
-    from sensorium.generators import TEXTS
 
     path = Path(source).expanduser()
     if not path.exists():
@@ -55,8 +54,7 @@ def is_towers(source: str) -> bool:
 
         return trained_towers(path)
     if is_bundle(path):
-        name = read_bundle(path).model
-        return name.startswith("multimodal.") and name != TEXTS
+        return read_bundle(path).model in ("multimodal.TwoTowers", "multimodal.CoCa")
     return any("token_embedding." in name for name in read(path).tensors)
 
 

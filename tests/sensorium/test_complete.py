@@ -1,6 +1,7 @@
 """``sensorium complete`` and `sensorium.load` with a language model."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_a_chat_without_pictures(folder: Path, tmp_path: Path, capsys: Any) -> N
     picture.write_bytes(b"")
     assert main(["chat", "a cat?", "-m", str(folder), "-i", str(picture)]) == 2
     assert "reads text only" in capsys.readouterr().err
+
+
+def test_a_bundle_knows_what_ends_a_text(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    (place / "generation_config.json").unlink(missing_ok=True)
+    (place / "tokenizer_config.json").unlink()
+    assert main(["export", str(place), "-o", str(tmp_path / "bundle")]) == 0
+    stops = sensorium.load(tmp_path / "bundle").tokenizer.stops
+    assert stops == sensorium.load(place).tokenizer.stops != ()
 
 
 def test_there_and_back(folder: Path, tmp_path: Path) -> None:
