@@ -37,7 +37,7 @@ class Repa(nn.Module):
 
     def __init__(
         self,
-        teacher: Frozen[Any],
+        teacher: nn.Module,  # a generic type would be made of a configuration as if it were its base
         dim: int,
         width: int,
         depth: int = 8,
@@ -50,7 +50,9 @@ class Repa(nn.Module):
         super().__init__()
         if depth < 1 or weight <= 0:
             raise InputError(f"repa: depth {depth} must be at least 1 and weight {weight} above 0")
-        self.teacher = teacher
+        if not isinstance(teacher, Frozen):
+            raise InputError(f"repa: the teacher is a {type(teacher).__name__}; expected vision.tasks.distill.Teacher")
+        self.teacher: Frozen[Any] = teacher
         self.depth = depth
         self.weight = weight
         self.side = side
