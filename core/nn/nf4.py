@@ -87,7 +87,7 @@ class NF4Linear(nn.Module):
         """Map (..., in_features) to (..., out_features)."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, self)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def plain(self) -> nn.Linear:

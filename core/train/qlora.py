@@ -39,6 +39,7 @@ class QLoRA(LoRA):
             if not isinstance(layer, LoraLayer):
                 continue
             base = layer.get_base_layer()
+            assert isinstance(base, nn.Linear)
             if base.weight.numel() % 2:
                 raise InputError(f"{name} has an odd number of weights: four bits need pairs")
             layer.base_layer = NF4Linear(base)

@@ -41,7 +41,7 @@ def dpo_losses(chosen: Tensor, rejected: Tensor, old_chosen: Tensor, old_rejecte
 
 
 def answer_log_probs(model: nn.Module, batch: Batch) -> Tensor:
-    """Log-probability of each answer of a batch, (2 N,), the sum over its tokens: pair by pair, the better one first."""
+    """Log-probability of each answer of a batch, (2 N,), summed over its tokens: pair by pair, the better first."""
     states = states_of(model, batch).x
     each = token_log_probs(states, decoder_of(model).output, batch["targets"], IGNORED)
     numbers = batch["answers"][batch["targets"] != IGNORED]

@@ -13,7 +13,7 @@ from core.data.examples import Transform
 from core.data.order import Keys
 from core.errors import InputError
 from multimodal.vlm.crops import Crops, Picture
-from multimodal.vlm.words import CropWords, RepeatedWords, Words
+from multimodal.vlm.words import CropWords, RepeatedWords
 
 __all__ = ["Cropped", "Seeing", "Whole"]
 
@@ -25,7 +25,7 @@ class Seeing(ABC):
         words: what stands for one in the text.
     """
 
-    words: Words
+    words: RepeatedWords | CropWords
 
     @abstractmethod
     def sizes(self, images: Sequence[Any]) -> list[Picture]:

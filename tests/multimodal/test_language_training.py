@@ -1,0 +1,138 @@
+"""Training of language models: packed chats are as separate rows, DPO is the paper's, frozen parts stay."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.nn import Ctx
+from core.nn.nf4 import NF4Linear
+from core.train.adapt import LoRA, Only, without_adapters
+from core.train.qlora import QLoRA
+from multimodal.chat_rows import IGNORED, ChatWriter, Row, packed, read_tokenizer
+from multimodal.chat_template import ChatTemplate
+from multimodal.decoder import Decoder, DecoderConfig
+from multimodal.tasks.language import LanguageModeling, answered, hits
+from multimodal.tasks.preferences import answer_log_probs, dpo_losses
+
+ASSETS = Path(__file__).parents[2] / "assets"
+SHAPE = DecoderConfig(vocab=384, context=64, dim=16, depth=2, heads=2, kv_heads=1, hidden=32)
+
+
+def model() -> Decoder:
+    torch.manual_seed(0)
+    found = Decoder(SHAPE).double()
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return found
+
+
+def rows() -> list[Row]:
+    make = torch.Generator().manual_seed(1)
+    lengths = (9, 5, 9, 14)
+    ids = [torch.randint(0, 384, (n,), generator=make).tolist() for n in lengths]
+    return [Row(each, [-1] * (len(each) - 3) + [0] * 3) for each in ids]
+
+
+def test_packed_chats_are_as_separate_rows() -> None:
+    whole, apart = model(), model()
+    task = LanguageModeling(whole)
+    task.log = lambda *args, **settings: None  # type: ignore[method-assign, assignment]
+    loss = task.training_step(packed(rows()), 0)
+    loss.backward()
+    total = torch.zeros((), dtype=torch.float64)
+    for row in rows():
+        ids = torch.tensor(row.ids)[None]
+        logits = apart(ids[:, :-1]).x
+        total = total + F.cross_entropy(logits[0, -3:], ids[0, -3:], reduction="sum")
+    expected = total / (3 * len(rows()))
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)  # the loss itself is at least float32
+    for (name, one), other in zip(whole.named_parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_exact_is_what_greedy_decoding_writes() -> None:
+    tongue = model().eval()
+    start = torch.tensor([[7, 8, 9]])
+    ids = start
+    for _ in range(5):
+        ids = torch.cat([ids, tongue(ids).x[:, -1:].argmax(-1)], 1)
+    right = Row(ids[0].tolist(), [-1] * 3 + [0] * 5)
+    wrong = Row([*right.ids[:-1], (right.ids[-1] + 1) % 384], right.answers)
+    batch = packed([right, wrong])
+    with torch.no_grad():
+        states = tongue.states(batch["ids"], Ctx(batch["tokens"])).x
+    counted = batch["targets"] != IGNORED
+    assert answered(hits(states, tongue.output, batch["targets"]), batch["answers"][counted]).tolist() == [True, False]
+
+
+def test_dpo_is_the_papers() -> None:
+    make = torch.Generator().manual_seed(2)
+    new, old = torch.randn(2, 5, 2, generator=make, dtype=torch.float64)
+    beta = 0.3
+    ratio = new - old
+    expected = -torch.log(1 / (1 + torch.exp(-beta * (ratio[:, 0] - ratio[:, 1]))))  # equation 7
+    torch.testing.assert_close(dpo_losses(new[:, 0], new[:, 1], old[:, 0], old[:, 1], beta), expected)
+    tongue = model()
+    found = answer_log_probs(tongue, {**packed(rows()), "pairs": 2})
+    for value, row in zip(found, rows(), strict=True):
+        ids = torch.tensor(row.ids)[None]
+        each = tongue(ids[:, :-1]).x.log_softmax(-1)[0, -3:].gather(1, ids[0, -3:, None])
+        torch.testing.assert_close(value, each.sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_answers_are_found_in_the_text() -> None:
+    template = ChatTemplate.load(ASSETS / "fashion_mnist_chat")
+    assert template is not None
+    writer = ChatWriter(read_tokenizer(ASSETS / "fashion_mnist_chat"), template)
+    said = ["what is it?", "a bag", "is it footwear?", "no"]
+    roles = ["user", "assistant"] * 2
+    row = writer([{"role": role, "content": text} for role, text in zip(roles, said, strict=True)])
+    spoken = [
+        writer.tokenizer.decode([t for t, a in zip(row.ids, row.answers, strict=True) if a == number]).strip()
+        for number in range(2)
+    ]
+    assert spoken == ["a bag", "no"]
+
+
+@pytest.mark.parametrize("kind", [LoRA, QLoRA])
+def test_adapters(kind: type[LoRA]) -> None:
+    tongue = model().float()
+    ids = torch.arange(6)[None]
+    adapt = kind(rank=2, targets=("q.proj", "fn.up"), also=(), parts=("blocks",))
+    adapt(tongue)
+    trained = {name for name, p in tongue.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    before = tongue(ids).x
+    for name, parameter in tongue.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data)
+    after = tongue(ids).x
+    assert not torch.allclose(before, after)
+    with without_adapters(tongue):
+        torch.testing.assert_close(tongue(ids).x, before)
+    adapt.merge(tongue)
+    torch.testing.assert_close(tongue(ids).x, after, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, NF4Linear) for module in tongue.modules())
+
+
+def test_four_bits_pass_gradients_on() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 8)
+    layer = NF4Linear(linear)
+    plain = layer.plain()
+    assert (plain.weight - linear.weight).abs().max() < 0.16 * linear.weight.abs().max()
+    x, y = torch.randn(3, 64, requires_grad=True), torch.randn(3, 64)
+    layer(x).square().sum().backward()
+    y = x.detach().clone().requires_grad_()
+    plain(y).square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_only_some_parts_are_trained() -> None:
+    tongue = model()
+    Only(["norm"])(tongue)
+    assert {name for name, p in tongue.named_parameters() if p.requires_grad} == {"norm.weight"}
