@@ -14,7 +14,6 @@ from multimodal.compiled_decoder import CompiledDecoder, can_compile
 from multimodal.decoder import Decoder, DecoderConfig
 from multimodal.decoder_step import DecoderStep
 from multimodal.decoder_weights import load_decoder
-from multimodal.fast_decoder import fast_step
 
 transformers = pytest.importorskip("transformers")
 
@@ -195,18 +194,3 @@ def test_what_is_not_compiled(exact: Decoder) -> None:
         ours(texts(1, 3), Ctx(cache=cache))
     with pytest.raises(ValueError, match="not in a Growing slot"):
         ours(texts(1, 3), Ctx(cache=exact.cache()))
-
-
-@torch.inference_mode()
-def test_steps_are_compiled_where_that_is_worth_it(exact: Decoder) -> None:
-    assert fast_step(exact) is DecoderStep  # it is small
-    copy = Decoder(exact.config)
-    copy.load_state_dict(exact.state_dict())
-    step, prompt = fast_step(copy, "float32"), texts(2, 9)
-    made = step(copy)
-    assert isinstance(made.decoder, CompiledDecoder)
-    expected = generate(DecoderStep(exact), prompt, stop=-1, limit=12)
-    assert [row.tokens for row in generate(made, prompt, stop=-1, limit=12)] == [row.tokens for row in expected]
-    assert step(exact).decoder is exact
-    with pytest.raises(InputError, match="no precision 'int4'"):
-        fast_step(exact, "int4")  # type: ignore[arg-type]
