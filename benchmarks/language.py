@@ -48,7 +48,7 @@ def models() -> Models:
         num_attention_heads=SHAPE.heads,
         num_key_value_heads=3,
         max_position_embeddings=SHAPE.context,
-        rope_theta=SHAPE.theta,
+        rope_parameters={"rope_type": "default", "rope_theta": SHAPE.theta},
         rms_norm_eps=SHAPE.eps,
         tie_word_embeddings=True,
         initializer_range=0.04,

@@ -119,16 +119,19 @@ class Preferences(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures."""
-        self.log_dict({f"val/{name}": metric for name, metric in self.figures.items()}, prog_bar=True)
+        figures: dict[str, Any] = {f"val/{name}": metric for name, metric in self.figures.items()}
+        self.log_dict(figures, prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the figures."""
-        self.log_dict({f"test/{name}": metric for name, metric in self.figures.items()})
+        figures: dict[str, Any] = {f"test/{name}": metric for name, metric in self.figures.items()}
+        self.log_dict(figures)
 
     def _measure(self, batch: Batch) -> None:
         losses, margins = self._losses(batch)
         for name, value in (("loss", losses), ("accuracy", (margins > 0).float()), ("margin", margins)):
-            self.figures[name].update(value.mean(), len(value))
+            figure: Any = self.figures[name]
+            figure.update(value.mean(), len(value))
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         new = answer_log_probs(self.model, batch)

@@ -9,13 +9,12 @@ __all__ = ["CropWords", "FencedWords", "RepeatedWords", "Words"]
 
 
 class Words(Protocol):
-    """Writes what stands for a picture.
+    """Writes what stands for a picture."""
 
-    Attributes:
-        token: that the chat template writes for a picture.
-    """
-
-    token: str
+    @property
+    def token(self) -> str:
+        """What the chat template writes for a picture."""
+        ...
 
     def of(self, picture: Picture) -> str:
         """Return the text for a picture."""
