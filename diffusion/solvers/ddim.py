@@ -20,7 +20,8 @@ class DDIM(Stepwise):
         steps: at most those of the process.
         eta: share of the noise that is drawn anew: 0 = none, 1 = as much as DDPM.
         spacing: which of the steps of training; see :func:`spaced`.
-        clip: where clean data end, on both sides (1 for pixels); None for latents.
+        clip: where clean data end, on both sides (1 for pixels); None for latents. The noise is then that which goes
+            with the clipped data (``use_clipped_model_output`` of diffusers).
 
     Raises:
         InputError: if there are too many steps, or fewer than 1, or eta isn't in 0 .. 1.
@@ -49,6 +50,9 @@ class DDIM(Stepwise):
         clean, epsilon = self.process.clean(output, x, t), self.process.noise(output, x, t)
         if self.clip is not None:
             clean = clean.clamp(-self.clip, self.clip)
+            # the noise that goes with it: with that of unclipped data guided samples drift off
+            now, sigma_now = self.process.levels(t)
+            epsilon = (x - now * clean) / sigma_now
         signal, sigma = self.process.levels(before)
         if self.eta == 0 or there == self.process.end:
             return signal * clean + sigma * epsilon, clean

@@ -60,7 +60,9 @@ def ddpm_step(monkeypatch, theirs):
 def ddim_step(theirs, eta: float):
     def step(output, t, x, fresh):
         noise = torch.zeros_like(x) if fresh is None else fresh
-        return theirs.step(output, t, x, eta=eta, variance_noise=noise, return_dict=False)
+        return theirs.step(
+            output, t, x, eta=eta, use_clipped_model_output=True, variance_noise=noise, return_dict=False
+        )
 
     return step
 
