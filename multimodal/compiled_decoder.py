@@ -116,8 +116,8 @@ class CompiledDecoder(nn.Module):
     """As :class:`multimodal.decoder.Decoder`, for inference.
 
     Args:
-        decoder: float32 on a processor. It is taken over: with ``float32`` it computes the same, with ``int8`` its linear
-            layers become integers too.
+        decoder: float32 on a processor. It is taken over: with ``float32`` it computes the same, with ``int8`` its
+            linear layers become integers too.
         precision: of the weights. All that is computed is float32; beside integers, the activations of prompts that are
             longer than 16 tokens are multiplied in bfloat16.
 
