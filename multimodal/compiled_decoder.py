@@ -278,7 +278,7 @@ class CompiledDecoder(nn.Module):
 
 
 class _Turn(nn.Module):
-    """A rotary position that looks its angles up once for all layers: sines are a tenth of the reading of a prompt."""
+    """A rotary position that computes its sines once for all layers that read a prompt."""
 
     def __init__(self, rope: Rope) -> None:
         super().__init__()
