@@ -58,10 +58,18 @@ def ddpm_step(monkeypatch, theirs):
 
 
 def ddim_step(theirs, eta: float):
+    """Where their scheduler clips, with the noise that goes with the clipped data: not its default."""
+
     def step(output, t, x, fresh):
         noise = torch.zeros_like(x) if fresh is None else fresh
         return theirs.step(
-            output, t, x, eta=eta, use_clipped_model_output=True, variance_noise=noise, return_dict=False
+            output,
+            t,
+            x,
+            eta=eta,
+            use_clipped_model_output=theirs.config.clip_sample,
+            variance_noise=noise,
+            return_dict=False,
         )
 
     return step
