@@ -89,15 +89,16 @@ def answer_spans(template: ChatTemplate, messages: Sequence[Message]) -> tuple[s
         InputError: if nobody answers, or the template changes what came before an answer once there is one (those of
             models that think do): then the answers can't be found, and a chat should have one at its end.
     """
-    whole = template.render(messages)
+    chat = template.prepared(messages)
+    whole = template.write(chat)
     spans: list[tuple[int, int]] = []
-    for number, message in enumerate(messages):
-        if message.get("role") != "assistant":
+    for number, message in enumerate(chat):
+        if message["role"] != "assistant":
             continue
         if number == 0:
             raise InputError("the chat begins with an answer: expected a message of the user before it")
-        before = template.render(messages[:number], add_generation_prompt=True)
-        after = template.render(messages[: number + 1]) if number + 1 < len(messages) else whole
+        before = template.write(chat[:number], add_generation_prompt=True)
+        after = template.write(chat[: number + 1]) if number + 1 < len(chat) else whole
         if not after.startswith(before) or not whole.startswith(after):
             raise InputError(
                 f"message {number + 1}: the chat template writes what comes before this answer in another way once "

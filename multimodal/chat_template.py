@@ -79,11 +79,38 @@ class ChatTemplate:
         Raises:
             InputError: if a message is not as it must be, or the template refuses them or has a fault.
         """
-        chat = checked(messages)
-        data: dict[str, Any] = {"messages": chat, "tools": None if tools is None else list(tools), **values}
+        return self.write(self.prepared(messages), add_generation_prompt, tools=tools, **values)
+
+    @staticmethod
+    def prepared(messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Return the messages as :meth:`write` takes them, whole or the first of them.
+
+        Raises:
+            InputError: if one is not as it must be.
+        """
+        found: list[dict[str, Any]] = plain(checked(messages))
+        return found
+
+    def write(
+        self,
+        prepared: Sequence[dict[str, Any]],
+        add_generation_prompt: bool = False,
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        **values: Any,
+    ) -> str:
+        """Return prepared messages as text: :meth:`render` for those who write many beginnings of one chat.
+
+        Raises:
+            InputError: if the template refuses them or has a fault.
+        """
+        data: dict[str, Any] = plain({"tools": None if tools is None else list(tools), **values})
         try:
             return self._program.render(
-                **{**self.special, **plain(data)}, documents=None, add_generation_prompt=add_generation_prompt
+                **{**self.special, **data},
+                messages=list(prepared),
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
             )
         except SecurityError as error:
             raise InputError(f"the chat template does what it must not: {_line(error)}") from error
