@@ -65,7 +65,7 @@ def sdpa(
 def split(
     q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """Packed rows, one SDPA call for each run of equally long segments: exact, and no work between segments.
+    """Packed rows, one call for each run of equally long segments: exact, and no work between segments.
 
     Raises:
         ValueError: if the tokens are not those of packed rows (:func:`packable`).
@@ -83,7 +83,8 @@ def split(
             t[0, :, start : start + n * length].unflatten(1, (n, length)).transpose(0, 1)
             for t, start, length in ((q, q0, n_q), (k, k0, n_k), (v, k0, n_k))
         )
-        parts.append(sdpa(some_q, some_k, some_v, inner, None, scale).transpose(0, 1).flatten(1, 2))
+        kernel = eager if _slow_backward(some_q, some_k) else sdpa
+        parts.append(kernel(some_q, some_k, some_v, inner, None, scale).transpose(0, 1).flatten(1, 2))
         q0, k0 = q0 + n * n_q, k0 + n * n_k
     return torch.cat(parts, 1)[None]
 
