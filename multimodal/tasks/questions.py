@@ -11,7 +11,7 @@ from core.data.order import keys
 from core.data.sets import ImageFormat, ImageSet, ItemSet, Split, hold_out
 from core.errors import InputError
 
-__all__ = ["AskedImages", "Questions"]
+__all__ = ["AskedImages", "Questions", "with_article"]
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")

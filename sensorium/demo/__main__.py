@@ -1,4 +1,4 @@
-"""``python -m sensorium.demo``: four jobs on real input, and ``demo_out/report.html`` about them."""
+"""``python -m sensorium.demo``: five jobs on real input, and ``demo_out/report.html`` about them."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from sensorium.demo import drawing, images, pictures, report, speech, words
+from sensorium.demo import answers, drawing, images, pictures, report, speech, words
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("sensorium", "torch", "lightning", "timm", "numpy")
@@ -52,6 +52,10 @@ def run(out: Path, epochs: int) -> Path:
     if drawing.is_there(ROOT):
         print("\n4. Drawing: a small DiT draws clothes out of noise", flush=True)
         drawn = drawing.draw(ROOT, out.resolve())
+    asked = None
+    if answers.is_there(ROOT):
+        print("\n5. Answers: a small vision-language model is asked what it sees", flush=True)
+        asked = answers.ask(ROOT, out.resolve())
     page = report.Report(
         "Sensorium: a first look",
         "A real speech recogniser, an image classifier trained a moment ago, and a model of images and words, on one "
@@ -65,6 +69,8 @@ def run(out: Path, epochs: int) -> Path:
     page.section("Words: a small CLIP", *word_parts(reading))
     if drawn is not None:
         page.section("Drawing: a small DiT", *drawing_parts(drawn))
+    if asked is not None:
+        page.section("Answers: a small vision-language model", *answer_parts(asked))
     page.section("How this was made", *machine_parts(heard, trained, reading, total))
     path = out / "report.html"
     page.write(path)
@@ -190,6 +196,19 @@ def drawing_parts(drawn: drawing.Drawing) -> list[str]:
         report.image(drawn.sheet, "drawn pictures with class and seed"),
         report.text("The first eight on their way: what the solver holds, and below what the model sees in it."),
         report.animation(drawn.film, "pictures coming out of noise"),
+    ]
+
+
+def answer_parts(asked: answers.Answers) -> list[str]:
+    """Commands, how many pictures were named, and a few chats."""
+    return [
+        report.text(
+            "The model in assets/vlm_fashion_mnist, an eye and a decoder that never saw another word, was trained by "
+            f"configs/multimodal/vlm_fashion_mnist.yaml. Of {asked.count} test images it says of {asked.right} what "
+            "they are, in words."
+        ),
+        *(report.command(line) for line in asked.commands),
+        report.image(pictures.asked_images(asked.chats), "questions about pictures, with the answers"),
     ]
 
 

@@ -13,7 +13,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["attention_maps", "confusion", "found_images", "learning_curves", "sample_predictions", "spectrogram"]
+__all__ = [
+    "asked_images",
+    "attention_maps",
+    "confusion",
+    "found_images",
+    "learning_curves",
+    "sample_predictions",
+    "spectrogram",
+]
 
 INK, ACCENT, WARM, GRID = "#1f2933", "#2563eb", "#dc2626", "#d9dee5"
 STYLE: dict[Any, Any] = {
@@ -135,6 +143,22 @@ def found_images(found: Mapping[str, np.ndarray]) -> bytes:
             axis.axis("off")
         for axis, image in zip(row, images, strict=False):
             axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    return png(figure)
+
+
+def asked_images(chats: Sequence[tuple[np.ndarray, str, str]]) -> bytes:
+    """One row for each chat: its images (N, H, W), what was asked about them, and the answer."""
+    columns = max(len(images) for images, _, _ in chats)
+    figure, axes = plt.subplots(
+        len(chats), columns + 1, figsize=(8, 1.3 * len(chats)), layout="constrained", squeeze=False
+    )
+    for row, (images, question, answer) in zip(axes, chats, strict=True):
+        for axis in row:
+            axis.axis("off")
+        for axis, image in zip(row, images, strict=False):
+            axis.imshow(image, cmap="gray_r")
+        row[-1].text(0, 0.62, question, fontsize=10, color=INK)
+        row[-1].text(0, 0.28, answer, fontsize=10, color=INK, weight="bold")
     return png(figure)
 
 
