@@ -18,6 +18,7 @@ from audio.wer import word_error_rate
 from core.data.audio import read_audio
 from core.errors import InputError
 
+THOROUGH = pytest.mark.thorough
 COLD = Fallback(temperatures=(0.0,))  # what is drawn at random can't equal what another program draws
 
 
@@ -41,8 +42,14 @@ def assert_same(ours: Transcript, theirs: dict) -> None:
         assert segment.compression_ratio == pytest.approx(expected["compression_ratio"])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("condition", [True, False])
+@pytest.mark.parametrize(
+    ("seed", "condition"),
+    [
+        (0, True),
+        (1, False),
+        *(pytest.param(*case, marks=THOROUGH) for case in [(0, False), (1, True), (2, True), (2, False)]),
+    ],
+)
 def test_random_models(seed: int, condition: bool, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 47 + 55) * 0.1
@@ -80,7 +87,7 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=THOROUGH)])
 def test_initial_prompt(name: str, seed: int, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 70) * 0.1
@@ -89,7 +96,7 @@ def test_initial_prompt(name: str, seed: int, random_models: Callable) -> None:
     assert_same(ours, reference(other, audio, language="en", **PROMPTS[name]))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=THOROUGH)])
 def test_beams(seed: int, random_models: Callable) -> None:
     model, other = random_models(51_865, seed)
     audio = torch.randn(16_000 * 40) * 0.1
@@ -159,7 +166,8 @@ def test_real_clips_equal_openais(name: str, tiny_en: tuple, assets: Path) -> No
     assert_same(Transcriber(tiny_en[0], settings=replace(OPENAI, fallback=COLD))(audio), reference(tiny_en[1], audio))
 
 
-@pytest.mark.parametrize("name", ["jfk.flac", "leopard/quilter.wav"])  # more of them, with words, in test_words.py
+# more of them, with words, in test_words.py
+@pytest.mark.parametrize("name", [pytest.param("jfk.flac", marks=THOROUGH), "leopard/quilter.wav"])
 def test_beam_5_equals_openais(name: str, tiny_en: tuple, assets: Path) -> None:
     audio = read_audio(assets / "speech" / name)
     ours = Transcriber(tiny_en[0], settings=replace(OPENAI, fallback=COLD, search=Search(beams=5)))(audio)
@@ -176,6 +184,7 @@ def test_long_audio_equals_openais(tiny_en: tuple, assets: Path) -> None:
     assert_same(ours, reference(tiny_en[1], audio))
 
 
+@THOROUGH  # the default settings are measured on the same clips in test_batches, the default precision in test_fast
 def test_word_error_rate(tiny_en: tuple, assets: Path) -> None:
     """openai-whisper, greedy: 4.71 %."""
     folder = assets / "speech" / "ljspeech"

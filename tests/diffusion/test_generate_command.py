@@ -78,8 +78,17 @@ def test_files_say_how_they_were_made(folder: Path, capsys: pytest.CaptureFixtur
         assert sheet.width > 3 * 128
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
-@pytest.mark.parametrize("model", ["flow", "gaussian"])
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        ("flow", "float32"),
+        ("gaussian", "bfloat16"),
+        ("flow", "auto"),
+        pytest.param("flow", "bfloat16", marks=pytest.mark.thorough),
+        pytest.param("gaussian", "float32", marks=pytest.mark.thorough),
+        pytest.param("gaussian", "auto", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_same_seed_is_the_same_picture(folder: Path, model: str, precision: str) -> None:
     solver = ["--solver", "ddpm"] if model == "gaussian" else ["--solver", "sde"]
     solver += ["-p", precision]

@@ -1,5 +1,6 @@
 """Beam search, top-k and top-p against transformers, on small random language models."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -33,9 +34,17 @@ def model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
-@pytest.mark.parametrize("beams", [1, 2, 4, 5])
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("least", [0, 4])
+def with_penalties() -> list:
+    """Any number of beams with any penalty; by default a least length with four of them only."""
+    return [
+        pytest.param(beams, penalty, least, marks=() if least == 0 or beams == 4 else pytest.mark.thorough)
+        for beams in (1, 2, 4, 5)
+        for penalty in (0.0, 1.0, 2.0)
+        for least in (0, 4)
+    ]
+
+
+@pytest.mark.parametrize(("beams", "penalty", "least"), with_penalties())
 def test_equals_transformers(model: GPT2LMHeadModel, beams: int, penalty: float, least: int) -> None:
     prompt = torch.randint(1, 11, (16, 3))
     limit, stop = 12, 0
@@ -68,10 +77,17 @@ def test_equals_transformers(model: GPT2LMHeadModel, beams: int, penalty: float,
     assert len(lengths) > 2 or penalty != 1.0  # texts of several lengths were compared
 
 
-@pytest.mark.parametrize("beams", [1, 2, 5])
-@pytest.mark.parametrize("patience", [0.6, 1.0, 2.0])
-@pytest.mark.parametrize("penalty", [None, 0.0, 0.7])
-@pytest.mark.parametrize("limit", [3, 12])
+def with_patience() -> list:
+    """Any number of beams with any patience; by default not with every penalty, and few that have to be short."""
+    cases = []
+    for case in itertools.product((1, 2, 5), (0.6, 1.0, 2.0), (None, 0.0, 0.7), (3, 12)):
+        beams, _, penalty, limit = case
+        default = penalty != 0.0 if limit == 12 else (beams, penalty) == (5, None)
+        cases.append(pytest.param(*case, marks=() if default else pytest.mark.thorough))
+    return cases
+
+
+@pytest.mark.parametrize(("beams", "patience", "penalty", "limit"), with_patience())
 def test_the_first_finished_equal_openai(
     model: GPT2LMHeadModel, beams: int, patience: float, penalty: float | None, limit: int
 ) -> None:

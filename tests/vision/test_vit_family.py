@@ -37,6 +37,12 @@ KINDS = [
     "vit_base_patch32_clip_224",
     "vit_base_patch32_clip_quickgelu_224",
 ]
+LIKE_OTHERS = (  # but for their widths: compared when thorough
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
+    "vit_large_patch16_224",
+    "vit_so400m_patch16_siglip_256",
+)
 LABELS = 5
 
 
@@ -60,7 +66,9 @@ def pair(name: str, side: int, depth: int = 2) -> tuple[ViT, nn.Module]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough if name in LIKE_OTHERS else ()) for name in KINDS]
+)
 def test_outputs_and_gradients_equal_timm(name: str) -> None:
     torch.manual_seed(0)
     side = 4 * PRESETS[name].patch
