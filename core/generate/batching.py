@@ -92,13 +92,14 @@ class Batching:
     """Runs requests together.
 
     A request is admitted, first come, first served, as soon as there are pages for its prompt and for all that it may
-    write: one that runs is never put off. A long prompt is read in chunks, between the steps of the others.
+    write: one that runs is never put off. A long prompt is read in chunks, between the steps of the others; short ones
+    that wait are read between two steps together, so that their steps are shared from the first on.
 
     Args:
         model: in inference, on its device.
         pages: how many there are for all requests; None lets the pool grow.
         most: how many requests run at a time.
-        chunk: tokens of a prompt that are read at a time.
+        chunk: most tokens of prompts that are read between two steps.
         page: tokens in a page.
     """
 
@@ -165,20 +166,25 @@ class Batching:
 
     @torch.inference_mode()
     def step(self) -> list[Piece]:
-        """Read a chunk of one prompt, and write a token of every request whose prompt is read: what was written."""
+        """Write a token of every request whose prompt is read, then read up to a chunk of prompts: what was written."""
         self._admit()
         pieces = []
         if self._writing:
             fed = torch.tensor([[one.tokens[-1]] for one in self._writing])
             logits = self._logits(self._writing, fed, [one.table.length for one in self._writing])
             pieces += self._choose(list(self._writing), logits)
-        if self._reading:
+        left = self.chunk
+        while self._reading:
             one = self._reading[0]
+            # a prompt's parts end at multiples of the chunk, not where there is room beside others: they are read as
+            # alone, and rounded alike
             part = one.request.prompt[one.read : one.read + self.chunk]
-            whole = one.read + len(part) == len(one.request.prompt)
+            if len(part) > left:
+                break
+            left -= len(part)
             logits = self._logits([one], part[None], [one.read])
             one.read += len(part)
-            if whole:
+            if one.read == len(one.request.prompt):
                 self._reading.popleft()
                 self._writing.append(one)
                 pieces += self._choose([one], logits)

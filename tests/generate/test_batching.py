@@ -83,6 +83,15 @@ def test_each_has_its_own_stop_rules_and_choice(decoder: Decoder) -> None:
     assert sampled.tokens == expected.tokens
 
 
+def test_short_prompts_are_read_between_two_steps(decoder: Decoder) -> None:
+    batching = Batching(decoder, chunk=16)
+    for text in prompts([5, 9, 3, 40]):
+        batching.add(Request(text, 9))
+    written = [[piece.request for piece in batching.step()] for _ in range(5)]
+    # 5 + 9 of 16 tokens, 3 of 16; then of the long one 16, 16 and 8
+    assert written == [[0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2, 3]]
+
+
 def test_requests_that_come_later_and_are_given_up(decoder: Decoder) -> None:
     texts = prompts([4, 7])
     batching = Batching(decoder, pages=40, page=4)
