@@ -47,7 +47,7 @@ def heard(updates: list[Update]) -> str:
     return "".join(update.text for update in updates).strip()
 
 
-@pytest.mark.parametrize("busy", [0.5, 2.5])
+@pytest.mark.parametrize("busy", [pytest.param(0.5, marks=pytest.mark.thorough), 2.5])
 def test_what_is_settled_in_time_is_what_was_said(busy: float, transcriber: Transcriber, assets: Path) -> None:
     audio = read_audio(assets / "speech" / "jfk.flac")
     speaker, updates = Speaker(audio, 2.0, busy), []
