@@ -76,7 +76,7 @@ def test_towers_may_learn_at_their_own_pace() -> None:
     assert rates == {"image.decay": 0.1, "image.no_decay": 0.1, "decay": 1.0, "no_decay": 1.0}
 
 
-def test_the_recipe_runs(tmp_path: Path) -> None:
+def test_the_recipe_runs(tmp_path: Path, few_fashion: Path) -> None:
     config = ROOT / "configs" / "multimodal" / "clip_fashion_mnist.yaml"
     short = [
         "--trainer.max_epochs",
@@ -89,7 +89,8 @@ def test_the_recipe_runs(tmp_path: Path) -> None:
         "cpu",
     ]
     probe = ["--trainer.callbacks+=vision.tasks.evaluate.Evaluate", "--trainer.callbacks.train=500"]
-    main(["fit", "-c", str(config), *short, *probe, "--runs", str(tmp_path), "--data.batch_size", "32"])
+    data = ["--data.root", str(few_fashion), "--data.batch_size", "32"]
+    main(["fit", "-c", str(config), *short, *probe, *data, "--runs", str(tmp_path)])
     folder = tmp_path / "clip_fashion_mnist" / "version_0"
     with (folder / "metrics.csv").open() as file:
         names = set(next(csv.reader(file)))

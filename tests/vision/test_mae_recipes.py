@@ -30,10 +30,11 @@ def test_a_configuration_makes_its_task(path: Path) -> None:
     assert sum(p.numel() for p in task.parameters() if p.requires_grad) > 0
 
 
-def test_the_small_ones_run_in_a_row(tmp_path: Path) -> None:
+def test_the_small_ones_run_in_a_row(tmp_path: Path, few_fashion: Path) -> None:
     def run(name: str, *options: str) -> Path:
         short = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--test_after_fit", "false"]
         quick = ["--runs", str(tmp_path), "--data.batch_size", "32", "--trainer.accelerator", "cpu"]
+        quick += ["--data.root", str(few_fashion)]
         main(["fit", "-c", str(CONFIGS / f"{name}_vit_fashion_mnist.yaml"), *short, *quick, *options])
         return tmp_path / f"{name}_vit_fashion_mnist" / "version_0" / "last.ckpt"
 
@@ -52,7 +53,8 @@ def test_the_small_ones_run_in_a_row(tmp_path: Path) -> None:
         ]
     )
     for name in ("probe", "finetune", "finetune_few", "lora"):
-        assert run(name, "--model.initial.init_args.path", str(encoder)).exists()
+        fewer = ["--data.few", "60"] if name == "finetune_few" else []
+        assert run(name, "--model.initial.init_args.path", str(encoder), *fewer).exists()
     assert run("supervised").exists()
     teacher = run("classify")
     assert run("distill", "--model.teacher.init_args.initial.init_args.path", str(teacher)).exists()
