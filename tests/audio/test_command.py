@@ -1,10 +1,13 @@
 """``sensorium transcribe``: what it prints, writes and refuses."""
 
+import copy
 import io
 import json
 import shlex
 import struct
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import av
@@ -13,8 +16,9 @@ import pytest
 import soundfile
 import torch
 
-from audio import checkpoints
+from audio import checkpoints, fast
 from core.errors import InputError
+from sensorium import whispers
 from sensorium.cli import main
 
 SAID = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
@@ -22,6 +26,17 @@ SAID = "and so my fellow americans ask not what your country can do for you ask 
 
 def words(text: str) -> str:
     return " ".join("".join(c for c in text.lower() if c.isalpha() or c.isspace()).split())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded_once() -> Iterator[None]:
+    """Each model is read, and made fast in each precision, by the first command that asks for it."""
+    quick = fast.fast_whisper
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whispers, "open_whisper", cache(whispers.open_whisper))
+        # in place, therefore of a copy
+        patch.setattr(fast, "fast_whisper", cache(lambda whisper, precision: quick(copy.deepcopy(whisper), precision)))
+        yield
 
 
 @pytest.fixture(scope="module")
