@@ -289,8 +289,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def test_processes_equal_one(tmp_path: Path) -> None:
-    worlds = (2, 3, 4)
+@pytest.mark.parametrize("worlds", [(2, 3), pytest.param((4,), marks=pytest.mark.thorough)])
+def test_processes_equal_one(worlds: tuple[int, ...], tmp_path: Path) -> None:
     ports = dict(zip(worlds, _free_ports(len(worlds)), strict=True))
     torch.multiprocessing.spawn(_process, (ports, str(tmp_path)), nprocs=max(worlds))
     whole, step = _shares(0, 1), _step_gradients(0, 1)
