@@ -39,7 +39,7 @@ from multimodal.language_tokenizer import LanguageTokenizer
 from multimodal.language_writing import Completion, Writing
 from multimodal.messages import Message, checked, media
 
-__all__ = ["LanguageModel", "load_language"]
+__all__ = ["LanguageModel", "load_language", "prepared"]
 
 NEW_TOKENS = 256
 
@@ -166,11 +166,19 @@ def load_language(folder: Path | str, precision: Literal["auto", "float32", "int
         InputError: if it holds no language model that is known, or no tokenizer.
     """
     decoder, _ = load_decoder(folder)
-    return LanguageModel(_prepared(decoder, precision), LanguageTokenizer.load(folder), ChatTemplate.load(folder))
+    return LanguageModel(prepared(decoder, precision), LanguageTokenizer.load(folder), ChatTemplate.load(folder))
 
 
-def _prepared(decoder: Decoder, precision: str) -> Decoder | CompiledDecoder:
-    """The decoder where and as it is fastest."""
+def prepared(decoder: Decoder, precision: str = "auto") -> Decoder | CompiledDecoder:
+    """Return a decoder where and as it is fastest.
+
+    Args:
+        decoder: in float32 and evaluation mode.
+        precision: as of :func:`load_language`.
+
+    Raises:
+        InputError: if there is no such precision.
+    """
     if precision not in ("auto", "float32", "int8"):
         raise InputError(f"no precision {precision!r} for a language model: there are auto, float32 and int8")
     if precision == "auto" and torch.cuda.is_available():

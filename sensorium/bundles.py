@@ -52,25 +52,30 @@ def write_generator_bundle(opened: Any, folder: Path, precision: str | None = No
     _save(folder, model, said, files, precision)
 
 
-def write_language_bundle(decoder: Any, source: Any, origin: Path, folder: Path, precision: str | None = None) -> None:
-    """Write a language model with the tokenizer and the chat template of the folder that it came from."""
+def write_language_bundle(parts: Any, folder: Path, precision: str | None = None) -> None:
+    """Write a language model (`sensorium.languages.LanguageParts`) with its tokenizer and its chat template."""
     from core.weights import Bundle
-    from multimodal.language_tokenizer import LanguageTokenizer
 
     names = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "vocab.json", "merges.txt")
-    files = {name: origin / name for name in (*names, "chat_template.json") if (origin / name).is_file()}
+    files = {name: parts.folder / name for name in names if (parts.folder / name).is_file()}
     with tempfile.TemporaryDirectory() as room:
-        template = origin / "chat_template.jinja"
-        if template.is_file():  # a bundle has no programs: as the text that it is
-            files["chat_template.json"] = Path(room) / "chat_template.json"
-            text = json.dumps({"chat_template": template.read_text(encoding="utf-8")}, ensure_ascii=False)
-            files["chat_template.json"].write_text(text, encoding="utf-8")
-        if "generation_config.json" not in files:  # the config of a bundle doesn't say which tokens end a text
-            files["generation_config.json"] = Path(room) / "generation_config.json"
-            stops = {"eos_token_id": list(LanguageTokenizer.load(origin).stops)}
-            files["generation_config.json"].write_text(json.dumps(stops), encoding="utf-8")
-        said = Bundle("multimodal.Decoder", asdict(decoder.config), tokenizer={"files": sorted(files)}, source=source)
-        _save(folder, decoder, said, files, precision)
+        made: dict[str, Any] = {}
+        if parts.template is not None:  # a bundle has no programs: as the text that it is
+            made["chat_template.json"] = {"chat_template": parts.template.source}
+        if "generation_config.json" not in files or parts.source is None:
+            # the config of a bundle doesn't say which tokens end a text
+            made["generation_config.json"] = {"eos_token_id": list(parts.tokenizer.stops)}
+        for name, said in made.items():
+            files[name] = Path(room) / name
+            files[name].write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
+        config, words = asdict(parts.decoder.config), {"files": sorted(files)}
+        _save(
+            folder,
+            parts.decoder,
+            Bundle("multimodal.Decoder", config, tokenizer=words, source=parts.source),
+            files,
+            precision,
+        )
 
 
 def write_towers_bundle(towers: Any, folder: Path, precision: str | None = None) -> None:

@@ -44,13 +44,13 @@ def load(source: str | Path, **settings: Any) -> Any:
     Raises `InputError` when there is no such model, it is of no family that is known, or a setting doesn't fit it.
     """
     from audio.checkpoints import find_whisper
-    from multimodal.decoder_weights import is_decoder
+    from sensorium.languages import is_language
     from sensorium.sights import is_sight
 
     path = find_whisper(str(source))
     if is_sight(path):
         return _sight(path, settings)
-    if is_decoder(path):
+    if is_language(path):
         return _language(path, settings)
     return {"audio": _transcriber, "diffusion": _generator, "vision": _encoder}[_family(path)](path, settings)
 
@@ -109,10 +109,10 @@ def _sight(path: Path, settings: dict[str, Any]) -> Any:
 
 
 def _language(path: Path, settings: dict[str, Any]) -> Any:
-    from multimodal.language import load_language
+    from sensorium.languages import open_language
 
     _refuse_unknown(settings, ("precision",), "language model")
-    return load_language(path, **settings)
+    return open_language(path, **settings)
 
 
 def _encoder(path: Path, settings: dict[str, Any]) -> Any:

@@ -111,38 +111,22 @@ def write_sight_bundle(opened: Any, folder: Path, precision: str | None = None) 
 
 
 def _trained(path: Path) -> bool:
-    from core.train.checkpoint import read_recipe
+    from multimodal.tasks.trained import trained_model  # whoever reads published weights must not load a trainer
 
-    init = (read_recipe(path).get("model") or {}).get("init_args") or {}
-    model = init.get("model") or {}
-    return isinstance(model, dict) and str(model.get("class_path")).startswith("multimodal.vlm.")
+    return trained_model(path).startswith("multimodal.vlm.")
 
 
 def _of_checkpoint(path: Path) -> "VisionLanguage":
     """What a ``.ckpt`` was trained for, with the tokenizer, the template and the pictures of its recipe."""
-    from core.train.checkpoint import read_recipe
-    from core.train.rebuild import rebuild
-    from multimodal.chat_template import ChatTemplate
-    from multimodal.language_tokenizer import LanguageTokenizer
+    from multimodal.tasks.trained import load_trained_language
     from multimodal.vlm.chat import VisionLanguage
     from multimodal.vlm.config import Gated, Projected
 
-    model: Any = rebuild(path).model
+    found = load_trained_language(path)
+    model = found.model
     if not isinstance(model, Projected | Gated):
         raise InputError(f"{path} trained a {type(model).__name__}, which does not see")
-    data = read_recipe(path).get("data") or {}
-    given = data.get("init_args") or data
-    if not given.get("tokenizer"):
-        raise InputError(f"{path}: its recipe names no tokenizer")
-    place = Path(str(given["tokenizer"])).expanduser()
-    folder = place if place.is_dir() else place.parent
-    template = ChatTemplate.load(folder)
-    if given.get("template"):
-        source = Path(str(given["template"])).expanduser().read_text(encoding="utf-8")
-        template = ChatTemplate(source, **({} if template is None else template.special))
-    return VisionLanguage(
-        model.eval(), LanguageTokenizer.load(folder), template, _showing(model, given.get("pictures"))
-    )
+    return VisionLanguage(model, found.tokenizer, found.template, _showing(model, found.data.get("pictures")))
 
 
 def _showing(model: Any, recipe: Any) -> Any:

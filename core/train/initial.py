@@ -1,10 +1,13 @@
 """What a training begins with, when it isn't random weights."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Initial"]
+from core.errors import InputError
+
+__all__ = ["Initial", "fill"]
 
 
 class Initial(ABC):
@@ -20,3 +23,25 @@ class Initial(ABC):
         Raises:
             InputError: If the weights are missing or don't fit.
         """
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights into a model that has all of them and no others.
+
+    Args:
+        model: Changed in place.
+        weights: By the model's own names.
+        source: What to call them in messages.
+
+    Raises:
+        InputError: If the model is of another shape.
+    """
+    ours = model.state_dict()
+    differ = sorted(
+        name
+        for name in weights.keys() | ours.keys()
+        if name not in weights or name not in ours or weights[name].shape != ours[name].shape
+    )
+    if differ:
+        raise InputError(f"{source} has another shape than the model: {differ[0]} differs; change the model's config")
+    model.load_state_dict(weights)

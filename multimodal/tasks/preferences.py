@@ -1,7 +1,7 @@
 """Direct preference optimisation (arXiv:2305.18290): of two answers, the better one becomes more likely."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,14 +19,11 @@ from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.processes import world_size
 from core.train.schedule import Schedule
-from core.train.task import Task
 from multimodal.chat_rows import IGNORED, Row, packed
 from multimodal.tasks.chat_data import ChatData, EncodedChats, shown
-from multimodal.tasks.language import Tongue, decoder_of, fits, share, states_of
+from multimodal.tasks.tongue import Batch, Tongue, TongueTask, decoder_of, share, states_of
 
 __all__ = ["PreferenceData", "Preferences", "answer_log_probs", "dpo_losses"]
-
-Batch = dict[str, Any]
 
 
 def dpo_losses(chosen: Tensor, rejected: Tensor, old_chosen: Tensor, old_rejected: Tensor, beta: float) -> Tensor:
@@ -48,7 +45,7 @@ def answer_log_probs(model: nn.Module, batch: Batch) -> Tensor:
     return each.new_zeros(2 * int(batch["pairs"])).index_add(0, numbers, each)
 
 
-class Preferences(Task):
+class Preferences(TongueTask):
     """DPO on pairs of answers (:class:`PreferenceData`).
 
     What the model began as is its own self without adapters where ``adapt`` is LoRA, else a frozen copy, which the
@@ -80,15 +77,6 @@ class Preferences(Task):
         self.reference: nn.Module | None = None
         self.figures = nn.ModuleDict({name: MeanMetric() for name in ("loss", "accuracy", "margin")})
 
-    def setup(self, stage: str) -> None:
-        """See that the data is made for the model.
-
-        Raises:
-            InputError: If it isn't.
-        """
-        super().setup(stage)
-        fits(self.model, getattr(self.trainer, "datamodule", None))
-
     def configure_model(self) -> None:
         """Keep what the model begins as, before it is adapted."""
         if self.reference is None and not isinstance(self.adapt, LoRA):
@@ -109,29 +97,17 @@ class Preferences(Task):
         self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=world_size() > 1)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss, accuracy and margin."""
-        self._measure(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation."""
-        self._measure(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures."""
-        figures: dict[str, Any] = {f"val/{name}": metric for name, metric in self.figures.items()}
-        self.log_dict(figures, prog_bar=True)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        figures: dict[str, Any] = {f"test/{name}": metric for name, metric in self.figures.items()}
-        self.log_dict(figures)
-
-    def _measure(self, batch: Batch) -> None:
+    def measure(self, batch: Batch) -> None:
+        """Add a batch's loss, accuracy and margin."""
         losses, margins = self._losses(batch)
         for name, value in (("loss", losses), ("accuracy", (margins > 0).float()), ("margin", margins)):
             figure: Any = self.figures[name]
             figure.update(value.mean(), len(value))
+
+    def tell(self, split: str) -> None:
+        """Log the figures."""
+        figures: dict[str, Any] = {f"{split}/{name}": metric for name, metric in self.figures.items()}
+        self.log_dict(figures, prog_bar=split == "val")
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         new = answer_log_probs(self.model, batch)
@@ -166,11 +142,10 @@ class _Pairs(ItemSet[list[Any]]):
         return self.encoded.name(index)
 
     def _pair(self, told: Told, index: int) -> tuple[Row, Row]:
-        before = _turns(told.fields.get("prompt", []), "user")
-        sides = [told.fields.get(name) for name in ("chosen", "rejected")]
-        if any(not side for side in sides):
+        prompt, *sides = (told.fields.get(name) or [] for name in ("prompt", "chosen", "rejected"))
+        if not all(sides) or not all(isinstance(said, str | list) for said in (prompt, *sides)):
             raise InputError(f"{self.name(index)}: expected an answer in chosen, and one in rejected")
-        better, worse = (self._row(before + _turns(side, "assistant"), told.pictures, index) for side in sides)
+        better, worse = (self._row(_chat(_turns(prompt, "user"), side), told.pictures, index) for side in sides)
         return better, worse
 
     def _row(self, messages: list[Any], pictures: list[Any], index: int) -> Row:
@@ -197,7 +172,8 @@ class _PairExamples:
 class PreferenceData(ChatData):
     """Pairs of answers: rows with ``chosen`` and ``rejected``, and perhaps ``prompt``, each a text or messages.
 
-    Without ``prompt``, both are whole chats. Arguments as in :class:`multimodal.tasks.chat_data.ChatData`.
+    Without ``prompt``, or where they don't begin with the assistant, both are whole chats. Arguments as in
+    :class:`multimodal.tasks.chat_data.ChatData`.
     """
 
     answers = False
@@ -209,5 +185,12 @@ class PreferenceData(ChatData):
         return _PairExamples(self, items, training)
 
 
+def _chat(before: list[Any], said: Any) -> list[Any]:
+    """What was said before, and the answer; or a whole chat, as some data sets have it beside what was said before."""
+    turns = _turns(said, "assistant")
+    first = turns[0].get("role") if isinstance(turns[0], Mapping) else None
+    return before + turns if first == "assistant" else turns
+
+
 def _turns(said: Any, role: str) -> list[Any]:
-    return [{"role": role, "content": said}] if isinstance(said, str) else list(said or [])
+    return [{"role": role, "content": said}] if isinstance(said, str) else list(said)

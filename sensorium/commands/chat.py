@@ -65,8 +65,7 @@ def chat(
 
     printf 'what is it?\\nis it footwear?\\n' | sensorium chat --image boot.png
     """
-    from multimodal.decoder_weights import is_decoder
-    from multimodal.language import LanguageModel
+    from sensorium.languages import is_language, open_language
     from sensorium.sights import embedded_sight, find_sight, open_sight
 
     if question is not None and not question.strip():
@@ -74,7 +73,7 @@ def chat(
     shown: list[dict[str, Any]] = [{"type": "image", "image": _file(path)} for path in image or []]
     shown += [{"type": "video", "video": _file(path), "frames": frames} for path in video or []]
     path = find_sight(model or embedded_sight())
-    opened = LanguageModel.load(path) if is_decoder(path) else open_sight(path)
+    opened = open_language(path) if is_language(path) else open_sight(path)
     settings = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

@@ -16,7 +16,11 @@ def complete(
     prompt: Annotated[str | None, typer.Argument(help="text to go on with; without it, all of standard input")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Llama, Mistral, Qwen, SmolLM2, GPT-2: bundle, folder, owner/name"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Llama, Mistral, Qwen, SmolLM2, GPT-2: bundle, .ckpt of sensorium fit, folder, owner/name",
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", "-n", min=1, help="by default 256 at most")
@@ -91,11 +95,6 @@ def complete(
 
 def _opened(source: str, precision: Any) -> Any:
     from core.weights import fetch
-    from multimodal.decoder_config import KINDS
-    from multimodal.decoder_weights import is_decoder
-    from multimodal.language import load_language
+    from sensorium.languages import open_language
 
-    path = fetch(source)
-    if not is_decoder(path):
-        raise InputError(f"{source} holds no language model that is known: expected a folder of {', '.join(KINDS)}")
-    return load_language(path, precision)
+    return open_language(fetch(source), precision)

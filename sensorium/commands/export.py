@@ -63,9 +63,9 @@ def export(
     """
     from audio.checkpoints import CHECKPOINTS, find_whisper
     from core.weights.files import replacing
-    from multimodal.decoder_weights import is_decoder
     from sensorium.encoders import load_any
     from sensorium.generators import is_generator
+    from sensorium.languages import is_language
     from sensorium.sights import is_sight
     from sensorium.towers import is_towers
     from sensorium.whispers import is_whisper
@@ -84,7 +84,7 @@ def export(
     if model.exists() and is_sight(model):
         _export_sight(model, place, kind, precision)
         return
-    if model.exists() and is_decoder(model):
+    if model.exists() and is_language(model):
         _export_language(model, place, kind, precision)
         return
     if model.exists() and is_whisper(model):
@@ -128,22 +128,23 @@ def _place(output: str, kind: str) -> Path:
 
 
 def _export_language(model: Path, output: Path, kind: str, precision: str | None) -> None:
-    """Write a language model from its folder."""
+    """Write a language model."""
     import torch
 
-    from multimodal.decoder_weights import export_decoder, load_decoder
+    from multimodal.decoder_weights import export_decoder
     from sensorium.bundles import write_language_bundle
+    from sensorium.languages import language_parts
 
     if kind not in ("bundle", "huggingface"):
         raise InputError(f"a language model can't be written as {kind}: choose bundle or huggingface")
-    decoder, origin = load_decoder(model)
+    parts = language_parts(model)
     if kind == "bundle":
-        write_language_bundle(decoder, origin.source, model, output, precision)
+        write_language_bundle(parts, output, precision)
         print(f"{output}: a bundle; sensorium.load({str(output)!r}) opens it")
         return
     # without a precision the weights leave as they came
-    whole = decoder if precision is None else decoder.to(getattr(torch, precision))
-    export_decoder(whole, output, origin.source if precision is None else None)
+    whole = parts.decoder if precision is None else parts.decoder.to(getattr(torch, precision))
+    export_decoder(whole, output, parts.source if precision is None else None)
     print(f"{output}: safetensors with the names of {kind}")
 
 
