@@ -67,6 +67,7 @@ class Skipping(ItemSet[Any]):
         return self.whole.name(index)
 
     def _first_readable(self, index: int) -> tuple[Any, int]:
+        last = self.name(index)
         for step in range(len(self)):
             number = (index + step) % len(self)
             if self._broken[number]:
@@ -76,7 +77,8 @@ class Skipping(ItemSet[Any]):
                 return Image.fromarray(item) if isinstance(item, np.ndarray) else item, number
             except InputError as error:
                 self._count(number, error)
-        raise InputError(f"none of the {len(self)} {self.noun} can be read, the last: {self.name(index)}")
+                last = str(error)
+        raise InputError(f"none of the {len(self)} {self.noun} can be read, the last: {last}")
 
     def _count(self, number: int, error: InputError) -> None:
         self._broken[number] = 1

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.errors import InputError
+from core.nn import Tokens
 
 __all__ = ["Throughput", "count_samples", "peak_matmul"]
 
@@ -128,11 +129,18 @@ class Throughput(Callback):
 
 
 def count_samples(batch: Any) -> int:
-    """How many samples a batch holds: the rows of its ``index`` or ``label``, or else of the first tensor in it."""
+    """How many samples a batch holds.
+
+    The rows of its ``index`` or ``label``, or else the sequences that its ``tokens`` keep apart in a packed row, or
+    else the rows of the first tensor in it.
+    """
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
     if isinstance(batch, Mapping):
         named = next((batch[name] for name in ("index", "label") if isinstance(batch.get(name), Tensor)), None)
+        tokens = batch.get("tokens")
+        if named is None and isinstance(tokens, Tokens) and tokens.lengths is not None:
+            return len(tokens.lengths)
         return count_samples(named if named is not None else list(batch.values()))
     parts = batch if isinstance(batch, list | tuple) else []
     return next((count for count in map(count_samples, parts) if count), 0)

@@ -44,11 +44,11 @@ def chats(count: int = 24) -> list[dict[str, Any]]:
 
 
 def seen(folder: Path, count: int = 12, without: bool = True) -> list[dict[str, Any]]:
-    """Chats of LLaVA's form about pictures of several sizes, some with two, and perhaps every fourth with none."""
+    """Chats of LLaVA's form about pictures of several sizes, some with two, and perhaps every second with none."""
     random = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     for number in range(count):
-        shown = 0 if without and number % 4 == 3 else 1 + number % 2
+        shown = 0 if without and number % 2 else 1 + number // 2 % 2
         names = [f"{number}_{place}.png" for place in range(shown)]
         for name in names:
             pixels = random.integers(0, 255, (9 + number, 12, 3), dtype=np.uint8)

@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from core.errors import InputError
+from core.nn import packed_tokens
 from core.train.cli import main
 from core.train.throughput import Throughput, count_samples, peak_matmul
 
@@ -102,6 +103,7 @@ def test_samples_of_batches():
     assert count_samples([x[:2], x]) == 2
     assert count_samples({"crops": [x, x], "index": torch.zeros(2)}) == 2
     assert count_samples({"mel": x, "name": "a"}) == 5
+    assert count_samples({"ids": x[:1], "tokens": packed_tokens([2, 3, 1])}) == 3
     assert count_samples("nothing") == 0
 
 
