@@ -21,7 +21,7 @@ from .int8 import coded, has_codes, observed
 from .rowwise import Int8Linear, has_integers
 from .tiled import int8_linear
 
-__all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "packs", "replaced"]
+__all__ = ["Int8Linear", "PackedLinear", "Precision", "fast", "native", "packs", "replaced"]
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -94,7 +94,7 @@ def fast(
         raise InputError(f"no precision {precision!r}: choose one of {', '.join(choices)}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if precision == "auto":
-        precision = "bfloat16" if _native(device) else "float32"
+        precision = "bfloat16" if native(device) else "float32"
     if precision == "int8" and device.type != "cpu":
         raise InputError(f"int8 is for processors, but the model is on {device.type}: choose bfloat16")
     if precision == "int8" and not (has_integers() if calibrate is None else has_codes()):
@@ -129,7 +129,7 @@ def packs(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _native(device: torch.device) -> bool:
+def native(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 at least twice as fast as float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

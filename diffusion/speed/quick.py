@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.nn import Ctx, Mlp, Modulated, Tokens
 from core.nn.blocked import in_blocks
 from core.nn.branch import with_gelu
-from core.nn.precision import PackedLinear, Precision, fast, packs, replaced
+from core.nn.precision import PackedLinear, Precision, fast, native, packs, replaced
 from core.nn.rowwise import has_integers
 from core.nn.tiled import int8_linear
 from diffusion.condition import Condition, Text, joined
@@ -71,17 +71,24 @@ class QuickDiT(nn.Module):
         make: what stands for the linear layers of the blocks, which see nearly all of the work.
         precision: what they compute in, a word of :func:`quick`.
         reuse: of what the blocks made in the steps before.
+        dtype: of the tokens between the blocks.
     """
 
     def __init__(
-        self, model: DiT, make: Callable[[nn.Linear], nn.Module], precision: str, reuse: Reuse | None = None
+        self,
+        model: DiT,
+        make: Callable[[nn.Linear], nn.Module],
+        precision: str,
+        reuse: Reuse | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.config = model.config
         self.precision = precision
+        self.dtype = dtype
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.modulations = Modulations(self.model)
-        blocks = self.model.blocks
+        blocks = self.model.blocks.to(dtype)
         replaced(blocks, make, lambda name, linear: True)
         for block in blocks:
             for name, branch in list(block.named_children()):
@@ -108,10 +115,10 @@ class QuickDiT(nn.Module):
         model = self.model
         grid = model.patch.grid(x)
         cond = self.modulations(t, condition)
-        ctx = Ctx(Tokens(coords=model.places(grid, x)), cond=cond)
-        tokens = model.embed(x.float())
+        ctx = Ctx(Tokens(coords=model.places(grid, x)), cond=cond.to(self.dtype))
+        tokens = model.embed(x.float()).to(self.dtype)
         tokens = model.blocks(tokens, ctx).x if self.reuse is None else self.reuse(model.blocks, tokens, ctx)
-        return model.picture(model.head(tokens, cond), grid)
+        return model.picture(model.head(tokens.float(), cond), grid)
 
     def unconditional(self, condition: Condition) -> Condition:
         """See :meth:`diffusion.dit.DiT.unconditional`."""
@@ -131,9 +138,9 @@ def quick(model: DiT | MMDiT, precision: Precision = "auto", reuse: Reuse | None
         model: float32, on its device.
         precision: ``float32`` differs from the model by nothing but the order of sums; ``int8`` computes the linear
             layers of a DiT's blocks in 8-bit integers with a scale for each token, and attention in bfloat16 where that
-            is faster (processors only); ``bfloat16`` converts all weights; ``auto`` is ``int8`` where the processor has
-            the instructions of :mod:`core.simd`, else ``bfloat16`` where the device multiplies it natively, else
-            ``float32``.
+            is faster (processors only); ``bfloat16`` converts all weights, of a DiT on a processor those of its
+            blocks; ``auto`` is ``int8`` where the processor has the instructions of :mod:`core.simd`, else
+            ``bfloat16`` where the device multiplies it natively, else ``float32``.
         reuse: see :mod:`diffusion.speed.caching`; for a DiT on a processor.
 
     Raises:
@@ -150,14 +157,16 @@ def quick(model: DiT | MMDiT, precision: Precision = "auto", reuse: Reuse | None
         made = QuickDiT(model, int8_linear, precision, reuse)
         in_blocks(made)
         return made
-    if precision == "float32":
-        return QuickDiT(model, PackedLinear if packs(torch.float32) else _same, precision, reuse)
-    return _plain(model, precision, reuse)
+    if precision == "auto":
+        precision = "bfloat16" if native(device) else "float32"
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    made = QuickDiT(model, PackedLinear if packs(dtype) else _same, precision, reuse, dtype)
+    return in_blocks(made) if precision == "bfloat16" else made
 
 
 def _plain(model: DiT | MMDiT, precision: Precision, reuse: Reuse | None) -> Quick:
     if reuse is not None:
-        raise InputError("blocks are passed over by a DiT on a processor in float32 or int8 only: leave out reuse")
+        raise InputError("blocks are passed over by a DiT on a processor only: leave out reuse")
     return Quick(fast(model, precision))
 
 

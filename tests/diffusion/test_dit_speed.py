@@ -79,6 +79,33 @@ def test_steps_are_prepared_in_parts_where_there_is_little_room(monkeypatch: pyt
             torch.testing.assert_close(fast(x, t, labels), model(x, t, labels), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("changes", MODELS, ids=["plain", "options", "told nothing", "SiT"])
+def test_bfloat16_is_close_and_a_row_does_not_depend_on_others(changes: dict[str, object]) -> None:
+    model = _model(**changes)
+    fast = quick(model, "bfloat16")
+    assert isinstance(fast, QuickDiT)
+    x, labels = _inputs()
+    condition: Condition = labels if model.label is not None else None
+    t = torch.full((3,), 500.0)
+    with torch.no_grad():
+        found = fast(x, t, condition)
+        assert found.dtype is torch.float32
+        assert _off(found, model(x, t, condition)) < 0.02
+        for i in range(3):
+            at = slice(i, i + 1)
+            part = None if condition is None else rows(labels, at)
+            assert _off(fast(x[at], t[at], part), found[at]) < 0.005
+
+
+def test_by_default_steps_can_be_used_again() -> None:
+    x, labels = _inputs()
+    reuse = Reuse(0.5)
+    made = quick(_model(), reuse=reuse)
+    assert isinstance(made, QuickDiT)
+    assert _off(_run(made, x, labels), _run(_cached(_model(), None), x, labels)) < 0.05
+    assert 0 < reuse.computed < reuse.asked
+
+
 @integers
 def test_int8_is_close_and_a_row_does_not_depend_on_others() -> None:
     model = _model()
