@@ -1,9 +1,9 @@
 """Decoder language models for inference on a processor: one compiled function writes a token.
 
 It computes what `multimodal.decoder.Decoder` computes, in float32 or with weights of 8-bit integers; see `core.native`.
-Long prompts are read by the decoder itself, whose weights are those that the kernels read. Keys and values lie in pages
-(`core.nn.paged`), so that texts of any length share a step. A row's result doesn't depend on the rows beside it: to the
-bit, in the steps of one token as in the reading of prompts, which is done one by one.
+Long prompts are read by the decoder itself, one by one; its weights are those that the kernels read. Keys and values
+lie in pages (`core.nn.paged`), so that new tokens of any number of texts, and of any number of tokens each, share a
+pass. A row's result doesn't depend on the rows beside it, to the bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,11 +34,13 @@ from core.nn import (
     Tokens,
 )
 from core.nn.frozen import Frozen
+from core.simd import has_vnni
 from multimodal.decoder import Decoder
 
 __all__ = ["CompiledDecoder", "can_compile"]
 
-FEW = 16  # tokens of a row up to which the kernels are faster than PyTorch's products
+FEW = 16  # tokens of a row up to which the kernels of float32 are faster than PyTorch's products
+SEVERAL = 256  # tokens of a row that the kernels of 8-bit integers read, together with those of other rows
 Precision = Literal["float32", "int8"]
 
 
@@ -119,7 +121,10 @@ class CompiledDecoder(nn.Module):
         decoder: float32 on a processor. It is taken over: with ``float32`` it computes the same, with ``int8`` its
             linear layers become integers too.
         precision: of the weights. All that is computed is float32; beside integers, the activations of prompts that are
-            longer than 16 tokens are multiplied in bfloat16.
+            longer than :attr:`few` tokens are multiplied in bfloat16.
+
+    Attributes:
+        few: tokens of a row up to which the kernels read it.
 
     Raises:
         InputError: for a decoder that :func:`can_compile` refuses.
@@ -136,6 +141,7 @@ class CompiledDecoder(nn.Module):
         self.config = decoder.config
         self.exact = decoder
         self.precision = precision
+        self.few = SEVERAL if precision == "int8" and has_vnni() else FEW
         owns, feeds = _branches(decoder, "attn"), _branches(decoder, "mlp")
         attentions: list[Attention] = [branch.fn for branch in owns]  # type: ignore[misc]
         mlps: list[GatedMlp] = [branch.fn for branch in feeds]  # type: ignore[misc]
@@ -200,21 +206,33 @@ class CompiledDecoder(nn.Module):
         place = next((c for c in (ctx.tokens.coords, index) if c is not None), starts + torch.arange(length))
         place = place.expand(len(x), -1)
         padded = index is not None and bool((index < 0).any())
-        if length <= FEW and not padded:
-            return Out(self._few(x, place, pages), {})
+        if length <= self.few and not padded:
+            y = self._few(x.flatten(0, 1), place.flatten(), pages, [length] * len(x))
+            return Out(y.view(x.shape), {})
         kept = torch.ones_like(place, dtype=torch.bool) if index is None else (index >= 0).expand(len(x), -1)
+        found = self._parts(
+            [row[mine] for row, mine in zip(x, kept, strict=True)],
+            [row[mine] for row, mine in zip(place, kept, strict=True)],
+            cache,
+        )
         y = torch.zeros(x.shape)
-        rows = pages.rows
-        try:
-            for number, row in enumerate(rows):
-                pages.rows = [row]
-                mine = kept[number]
-                if bool(mine.any()):
-                    y[number, mine] = self._one(x[number, mine][None], place[number, mine][None], cache)[0]
-                row.skipped += length - int(mine.sum())
-        finally:
-            pages.rows = rows
+        for number, (row, states) in enumerate(zip(pages.rows, found, strict=True)):
+            y[number, kept[number]] = states
+            row.skipped += length - len(states)
         return Out(y, {})
+
+    @torch.no_grad()
+    def last_states(self, parts: Sequence[Tensor], cache: Cache) -> Tensor:
+        """Return the normalised states (B, dim) that the next tokens of several texts are made of.
+
+        Args:
+            parts: of each row of the cache's pages, the tokens (L,) or embeddings (L, dim) that these don't hold yet.
+            cache: one of :meth:`cache`.
+        """
+        starts = _pages(cache).lengths()
+        places = [start + torch.arange(len(part)) for start, part in zip(starts, parts, strict=True)]
+        embedded = [part if part.is_floating_point() else self.embed(part[None])[0] for part in parts]
+        return torch.stack([states[-1] for states in self._parts(embedded, places, cache)])
 
     def logits(self, states: Tensor) -> Tensor:
         """Map states (..., dim) to logits (..., vocab)."""
@@ -236,32 +254,48 @@ class CompiledDecoder(nn.Module):
         cache = self.exact.cache(make)
         return cache if isinstance(next(cache.slots()), Paged) else self.exact.cache(Pages().slot)
 
-    def _few(self, x: Tensor, place: Tensor, pages: Pages) -> Tensor:
-        """States of a few tokens of each row."""
+    def _parts(self, parts: Sequence[Tensor], places: Sequence[Tensor], cache: Cache) -> list[Tensor]:
+        """States (L, D) of new tokens of each row: their embeddings (L, D), however many, and where they stand (L,)."""
+        pages, found = _pages(cache), list(parts)
+        counts = [len(part) if len(part) <= self.few else 0 for part in parts]
+        short = [number for number, count in enumerate(counts) if count]
+        if short:
+            x, place = (torch.cat([given[number] for number in short]) for given in (parts, places))
+            split = self._few(x, place, pages, counts).split([counts[number] for number in short])
+            for number, states in zip(short, split, strict=True):
+                found[number] = states
+        rows = pages.rows
+        try:
+            for number, part in enumerate(parts):
+                if len(part) > self.few:
+                    pages.rows = [rows[number]]
+                    ctx = Ctx(tokens=Tokens(coords=places[number][None]), cache=cache)
+                    found[number] = self.exact.states(part[None].float(), ctx).x[0]
+        finally:
+            pages.rows = rows
+        return found
+
+    def _few(self, x: Tensor, place: Tensor, pages: Pages, counts: Sequence[int]) -> Tensor:
+        """States (N, D) of a few tokens of each row, `counts` many of each, one row's after another's."""
         y = x.float().clone(memory_format=torch.contiguous_format)
-        length = y.shape[1]
-        starts = np.array(pages.lengths())
-        pages.advance([length] * len(y))
+        starts, many = np.array(pages.lengths()), np.array(counts)
+        row = np.repeat(np.arange(len(many)), many)
+        at = np.arange(len(y)) + (starts - many.cumsum() + many)[row]  # each token's place in its text
+        pages.advance(counts)
         groups = self.config.heads if self.config.kv_heads is None else self.config.kv_heads
         storage = pages.allocate(groups, self.head_dim, y)
-        angle = place.flatten()[:, None].clamp(min=0) * self.rope.frequencies.flatten()  # (B * L, n)
+        angle = place[:, None].clamp(min=0) * self.rope.frequencies.flatten()  # (N, n)
         cos, sin = (part.mul_(self.rope.magnitude).numpy() for part in (angle.cos(), angle.sin()))
-        eps, tables, sinks = np.float32(self.config.eps), pages.tables().numpy(), self.config.sinks
+        eps, tables, sinks = np.float32(self.config.eps), pages.tables().numpy()[row], self.config.sinks
         with one_at_a_time() as threads:
+            # each token is a row of one: what it sees is written before it looks back
             _states(
-                y.numpy(), self.weights, eps, self.scale, sinks, self.heads, cos, sin, storage.numpy(), tables, starts,
-                threads,
+                y[:, None].numpy(), self.weights, eps, self.scale, sinks, self.heads, cos, sin, storage.numpy(), tables,
+                at, threads,
             )  # fmt: skip
-        at = np.arange(length) + starts[:, None]
-        page = torch.from_numpy(np.take_along_axis(tables, at // pages.size, 1))
+        page = torch.from_numpy(np.take_along_axis(tables, at[:, None] // pages.size, 1)[:, 0])
         pages.index[page, torch.from_numpy(at % pages.size)] = torch.from_numpy(at)  # as the exact decoder will see it
         return y
-
-    def _one(self, x: Tensor, place: Tensor, cache: Cache) -> Tensor:
-        """States (1, L, D) of one row."""
-        if x.shape[1] <= FEW:
-            return self._few(x, place, _pages(cache))
-        return self.exact.states(x.float(), Ctx(tokens=Tokens(coords=place), cache=cache)).x
 
     def _integers(self, attentions: Sequence[Attention], mlps: Sequence[GatedMlp]) -> None:
         """Let the decoder read long prompts with the codes of the kernels."""

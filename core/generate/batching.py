@@ -7,7 +7,7 @@ given depends on the others: with a model whose rows don't either, its result is
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from core.nn.cache import Cache, Slot
 from core.nn.context import Ctx, Out, Tokens
 from core.nn.paged import BlockTable, Pages
 
-__all__ = ["Batching", "Model", "Piece", "Request"]
+__all__ = ["Batching", "Model", "Packing", "Piece", "Request"]
 
 
 class Model(Protocol):
@@ -35,6 +35,15 @@ class Model(Protocol):
 
     def cache(self, make: Callable[[], Slot]) -> Cache:
         """Return an empty cache of slots that `make` makes."""
+        ...
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """A model that reads new tokens of several texts in one pass: `multimodal.compiled_decoder`'s."""
+
+    def last_states(self, parts: Sequence[Tensor], cache: Cache) -> Tensor:
+        """Return the states (B, D) of the last of each text's new tokens (L,) or embeddings (L, D)."""
         ...
 
 
@@ -93,7 +102,8 @@ class Batching:
 
     A request is admitted, first come, first served, as soon as there are pages for its prompt and for all that it may
     write: one that runs is never put off. A long prompt is read in chunks, between the steps of the others; short ones
-    that wait are read between two steps together, so that their steps are shared from the first on.
+    that wait are read between two steps together (in one pass by a :class:`Packing` model), so that their steps are
+    shared from the first on.
 
     Args:
         model: in inference, on its device.
@@ -173,21 +183,18 @@ class Batching:
             fed = torch.tensor([[one.tokens[-1]] for one in self._writing])
             logits = self._logits(self._writing, fed, [one.table.length for one in self._writing])
             pieces += self._choose(list(self._writing), logits)
-        left = self.chunk
-        while self._reading:
-            one = self._reading[0]
-            # a prompt's parts end at multiples of the chunk, not where there is room beside others: they are read as
-            # alone, and rounded alike
-            part = one.request.prompt[one.read : one.read + self.chunk]
-            if len(part) > left:
-                break
-            left -= len(part)
-            logits = self._logits([one], part[None], [one.read])
-            one.read += len(part)
-            if one.read == len(one.request.prompt):
-                self._reading.popleft()
-                self._writing.append(one)
-                pieces += self._choose([one], logits)
+        those, parts = self._parts()
+        if those:
+            logits = self._read(those, parts)
+            for one, part in zip(those, parts, strict=True):
+                one.read += len(part)
+            rows = [row for row, one in enumerate(those) if one.read == len(one.request.prompt)]
+            whole = [those[row] for row in rows]
+            for one in whole:
+                self._reading.remove(one)
+            self._writing += whole
+            if whole:
+                pieces += self._choose(whole, logits[rows])
         return pieces
 
     def _admit(self) -> None:
@@ -197,6 +204,28 @@ class Batching:
                 return
             self._reserved += wanted
             self._reading.append(self._waiting.popleft())
+
+    def _parts(self) -> tuple[list[_Running], list[Tensor]]:
+        """Of whom a part of the prompt is read next, and the parts."""
+        those, parts, left = list[_Running](), list[Tensor](), self.chunk
+        for one in self._reading:
+            # parts end at multiples of the chunk, not where there is room beside others: a prompt is read as alone
+            part = one.request.prompt[one.read : one.read + self.chunk]
+            if len(part) > left:
+                break
+            left -= len(part)
+            those.append(one)
+            parts.append(part)
+        return those, parts
+
+    def _read(self, those: list[_Running], parts: list[Tensor]) -> Tensor:
+        """The logits (B, V), float32, of what follows these parts of prompts."""
+        if not isinstance(self.model, Packing):
+            pairs = zip(those, parts, strict=True)
+            return torch.cat([self._logits([one], part[None], [one.read]) for one, part in pairs])
+        self.pages.rows = [one.table for one in those]
+        states = self.model.last_states(parts, self.cache)
+        return self.model.logits(states).float()
 
     def _logits(self, those: list[_Running], fed: Tensor, starts: list[int]) -> Tensor:
         """The logits (B, V), float32, of what follows the last of the tokens that each of `those` is fed."""

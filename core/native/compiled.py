@@ -10,7 +10,7 @@ import torch
 
 from core.simd.team import FAST_MATH
 
-__all__ = ["compiled", "in_parallel", "one_at_a_time"]
+__all__ = ["as_written", "compiled", "in_parallel", "one_at_a_time"]
 
 MOST_THREADS = numba.get_num_threads()  # before anybody has asked for fewer
 
@@ -24,6 +24,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     ``__pycache__`` folders.
     """
     return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True, cache=True)(function)
+
+
+def as_written(function: Callable[..., Any]) -> Any:
+    """As :func:`compiled`, with every operation on floats as it is written: the same bits wherever it is called."""
+    return numba.njit(error_model="numpy", nogil=True, cache=True)(function)
 
 
 def in_parallel(function: Callable[..., Any]) -> Any:

@@ -27,13 +27,16 @@ from core.simd.dots import (
 )
 from core.simd.rows import EXACT, exact_power, gelu
 
-from .compiled import compiled, in_parallel
+from .compiled import as_written, compiled, in_parallel
+from .tiled import in_tiles
 
 __all__ = ["Matrix", "Weight", "linear", "linear_gelu", "linear_swiglu"]
 
 F = np.float32
+MANY = 24  # rows from which a tile of weights is worth being laid out
 STEPS = 127  # codes are from -127 to 127
 TINY = F(1e-30)
+MOST = 192  # rows whose sums are kept in the caches
 LOG2_E = F(math.log2(math.e))
 
 
@@ -66,12 +69,11 @@ class Matrix(NamedTuple):
 
 
 @compiled
-def _rounded(x):  # type: ignore[no-untyped-def]
+def _rounded(x, codes, scales, first, last):  # type: ignore[no-untyped-def]
     """Rows (N, in) as 16-bit integers with a scale each, of which sums of products with codes fit into 32 bits."""
-    rows, size = x.shape
-    codes, scales = np.empty((rows, size), np.int16), np.empty(rows, np.float32)
+    size = x.shape[1]
     largest = F(min(2**15 - 1, (2**31 - 1) // (STEPS * size)))
-    for i in range(rows):
+    for i in range(first, last):
         most = TINY
         for k in range(size):
             most = max(most, abs(x[i, k]))
@@ -79,7 +81,6 @@ def _rounded(x):  # type: ignore[no-untyped-def]
         for k in range(size):
             codes[i, k] = np.int16(np.rint(x[i, k] * scale))
         scales[i] = most / largest
-    return codes, scales
 
 
 @compiled
@@ -110,27 +111,41 @@ def _together(x, codes, first, totals):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _in_tiles(x, codes, first, totals):  # type: ignore[no-untyped-def]
+    """As `_together`, of many rows."""
+    return in_tiles(x, codes, first, totals) if len(x) >= MANY else _together(x, codes, first, totals)
+
+
+@compiled
 def _not_together(x, codes, first, totals):  # type: ignore[no-untyped-def]
-    """Where the processor lacks the instructions for `_together`."""
+    """Where the processor lacks the instructions for `_in_tiles`."""
     return 0
 
 
-_fours = _together if has_vnni() else _not_together
+_some = _in_tiles if has_vnni() else _not_together
+
+
+@as_written
+def _scaled(totals, x_scale, scales, bias, y):  # type: ignore[no-untyped-def]
+    """One row's sums (out,) as float32, rounded alike however they were found."""
+    for o in range(len(totals)):
+        y[o] = F(totals[o]) * (x_scale * scales[o]) + bias[o]
 
 
 @compiled
 def _of_codes(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped-def]
     codes, scales, bias = weight
-    rows = len(x)
-    totals = np.empty((rows, last - first), np.int32)
-    done = _fours(x, codes, first, totals)
-    if done < rows:
-        for o in range(first, last):
-            for i in range(done, rows):
-                totals[i, o - first] = _dot(x[i], codes[o])
-    for i in range(rows):  # in one place for all, so that all are rounded alike
-        for o in range(first, last):
-            y[i, o] = F(totals[i, o - first]) * (x_scales[i] * scales[o]) + bias[o]
+    block = MOST if len(x) >= MANY else len(x)
+    totals = np.empty((min(block, len(x)), last - first), np.int32)
+    for begin in range(0, len(x), block):
+        rows = x[begin : begin + block]
+        done = _some(rows, codes, first, totals)
+        for o in range(first, last if done < len(rows) else first):
+            for i in range(done, len(rows)):
+                totals[i, o - first] = _dot(rows[i], codes[o])
+        for i in range(len(rows)):
+            at = begin + i
+            _scaled(totals[i], x_scales[at], scales[first:last], bias[first:last], y[at, first:last])
 
 
 @compiled
@@ -163,15 +178,38 @@ def _of_floats(x, x_scales, matrix, y, first, last):  # type: ignore[no-untyped-
             y[i, o] = total + bias[o]
 
 
-def _ready(x: Any, weight: Any) -> Any:
-    """Rows as a kind of weight takes them, with their scales."""
+def _room(x: Any, weight: Any) -> Any:
+    """Where rows go as a kind of weight takes them, and their scales."""
+
+
+@overload(_room)
+def _room_for(x, weight):  # type: ignore[no-untyped-def]
+    if weight.instance_class is Matrix:
+        return lambda x, weight: (x, np.empty(0, np.float32))
+    return lambda x, weight: (np.empty(x.shape, np.int16), np.empty(len(x), np.float32))
+
+
+def _ready(x: Any, weight: Any, rows: Any, scales: Any, first: int, last: int) -> None:
+    """Write rows from `first` to `last` there."""
 
 
 @overload(_ready)
-def _ready_for(x, weight):  # type: ignore[no-untyped-def]
+def _ready_for(x, weight, rows, scales, first, last):  # type: ignore[no-untyped-def]
     if weight.instance_class is Matrix:
-        return lambda x, weight: (x, np.empty(0, np.float32))
-    return lambda x, weight: _rounded(x)
+        return lambda x, weight, rows, scales, first, last: None
+    return lambda x, weight, rows, scales, first, last: _rounded(x, rows, scales, first, last)
+
+
+@in_parallel
+def _prepared(x, weight, threads):  # type: ignore[no-untyped-def]
+    rows, scales = _room(x, weight)
+    count = len(x)
+    if count < MANY:  # which is sooner done than threads are woken
+        _ready(x, weight, rows, scales, 0, count)
+    else:
+        for part in prange(threads):
+            _ready(x, weight, rows, scales, part * count // threads, (part + 1) * count // threads)
+    return rows, scales
 
 
 def _outputs(x: Any, x_scales: Any, weight: Any, y: Any, first: int, last: int) -> None:
@@ -188,7 +226,7 @@ def _outputs_of(x, x_scales, weight, y, first, last):  # type: ignore[no-untyped
 @in_parallel
 def linear(x, weight, y, threads):  # type: ignore[no-untyped-def]
     """Map x (N, in) to y (N, out), which is written, by a `Weight` or a `Matrix`."""
-    rows, scales = _ready(x, weight)
+    rows, scales = _prepared(x, weight, threads)
     size = y.shape[1]
     for part in prange(threads):
         _outputs(rows, scales, weight, y, part * size // threads, (part + 1) * size // threads)
@@ -197,7 +235,7 @@ def linear(x, weight, y, threads):  # type: ignore[no-untyped-def]
 @in_parallel
 def linear_gelu(x, weight, y, threads):  # type: ignore[no-untyped-def]
     """As :func:`linear`, with the GELU of the result."""
-    rows, scales = _ready(x, weight)
+    rows, scales = _prepared(x, weight, threads)
     size = y.shape[1]
     for part in prange(threads):
         first, last = part * size // threads, (part + 1) * size // threads
@@ -209,7 +247,7 @@ def linear_gelu(x, weight, y, threads):  # type: ignore[no-untyped-def]
 @in_parallel
 def linear_swiglu(x, weight, y, threads):  # type: ignore[no-untyped-def]
     """As :func:`linear` with twice as many outputs, gates and values: y (N, out) = SiLU(gate) * value."""
-    rows, scales = _ready(x, weight)
+    rows, scales = _prepared(x, weight, threads)
     size = y.shape[1]
     both = np.empty((len(y), 2 * size), np.float32)
     for part in prange(threads):

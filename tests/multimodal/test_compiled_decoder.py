@@ -114,22 +114,23 @@ def compiled(exact: Decoder, precision: Any) -> CompiledDecoder:
     return CompiledDecoder(copy, precision)
 
 
+@pytest.mark.parametrize("chunk", [16, 512])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @torch.inference_mode()
-def test_a_row_does_not_depend_on_its_company(exact: Decoder, precision: str) -> None:
+def test_a_row_does_not_depend_on_its_company(exact: Decoder, precision: str, chunk: int) -> None:
     ours = compiled(exact, precision)
     prompts = [texts(40)[:length] for length in (3, 18, 40, 7, 29)]
 
     def pieces(batching: Batching, number: int) -> list[tuple[int, float]]:
         return [(piece.token, piece.logprob) for piece in batching.stream() if piece.request == number]
 
-    together = Batching(ours, chunk=16)
+    together = Batching(ours, chunk=chunk)
     numbers = [together.add(Request(prompt, 20)) for prompt in prompts]
     everything: dict[int, list[tuple[int, float]]] = {number: [] for number in numbers}
     for piece in together.stream():
         everything[piece.request].append((piece.token, piece.logprob))
     for number, prompt in zip(numbers, prompts, strict=True):
-        alone = Batching(ours, chunk=16)
+        alone = Batching(ours, chunk=chunk)
         assert pieces(alone, alone.add(Request(prompt, 20))) == everything[number]  # to the bit
 
 
@@ -157,6 +158,8 @@ def step_again(step: DecoderStep, fed: Tensor) -> Tensor:
 def test_integers_are_near(exact: Decoder) -> None:
     ours, ids = compiled(exact, "int8"), texts(4, 64)
     expected = exact(ids).x
+    together = ours(ids).x
+    ours.few = 16
     read = ours(ids).x
     cache = ours.cache()
     written = torch.cat([ours(ids[:, n : n + 1], Ctx(cache=cache)).x for n in range(64)], 1)
@@ -168,6 +171,7 @@ def test_integers_are_near(exact: Decoder) -> None:
         layer.weight.data = integers(layer.weight.data)
     same = rounded.states(ids).x @ integers(head).T
     assert (written - same).pow(2).mean().sqrt() < 1e-3 * spread  # only the weights are rounded to 8 bits
+    assert (together - same).pow(2).mean().sqrt() < 1e-3 * spread
     assert (read - same).pow(2).mean().sqrt() < 0.02 * spread  # long prompts' activations to bfloat16
     assert (written - expected).pow(2).mean().sqrt() < 0.05 * spread
     assert (written.argmax(-1) == expected.argmax(-1)).float().mean() > 0.95

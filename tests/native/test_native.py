@@ -41,14 +41,15 @@ def test_layer_norm(rows: int, dim: int) -> None:
     torch.testing.assert_close(torch.from_numpy(y).double(), norm.double()(x.double()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [5, 200])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (2048, 96), (33, 7), (512, 513)])
-def test_products_of_integers(inputs: int, outputs: int) -> None:
+def test_products_of_integers(inputs: int, outputs: int, rows: int) -> None:
     layer = nn.Linear(inputs, outputs).requires_grad_(False)
     weight = Weight.of(layer)
-    x = normal(5, inputs)
+    x = normal(rows, inputs)
     x[3] *= 1000  # rows have scales of their own
     x[4] = 0
-    y = torch.empty(5, outputs)
+    y = torch.empty(rows, outputs)
     with one_at_a_time() as threads:
         linear(x.numpy(), weight, y.numpy(), threads)
     near = torch.from_numpy(weight.codes).double() * torch.from_numpy(weight.scales).double()[:, None]
@@ -56,10 +57,10 @@ def test_products_of_integers(inputs: int, outputs: int) -> None:
     expected = x.double() @ near.T + layer.bias
     size = expected.abs().amax(1, keepdim=True)
     assert ((y - expected).abs() / size).max() < 5e-4  # rows of 13 bits
-    alone, bent = torch.empty(1, outputs), torch.empty(5, outputs)
+    alone, bent = torch.empty(1, outputs), torch.empty(rows, outputs)
     with one_at_a_time() as threads:
         linear(x[1:2].numpy(), weight, alone.numpy(), threads)
-        assert torch.equal(alone[0], y[1])  # of which four are multiplied together
+        assert torch.equal(alone[0], y[1])  # of which four, or many, are multiplied together
         linear_gelu(x.numpy(), weight, bent.numpy(), threads)
     assert ((bent - F.gelu(y.double())).abs() <= 2e-6 + 1e-7 * y.abs()).all()  # of large numbers as float32 has it
 
