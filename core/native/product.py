@@ -103,7 +103,8 @@ def _together(x, codes, first, totals):  # type: ignore[no-untyped-def]
     for pair in range(0, outputs, OUTPUTS):
         o = min(pair, outputs - OUTPUTS)  # the last may repeat one
         for i in range(0, rows, ROWS):
-            dots_int16(x_at + 2 * size * i, 2 * size, codes_at + size * o, size, found_at, size // NUMBERS)
+            ahead = codes_at + size * (o + 2 * OUTPUTS)
+            dots_int16(x_at + 2 * size * i, 2 * size, codes_at + size * o, size, found_at, size // NUMBERS, ahead)
             for r in range(ROWS):
                 for c in range(OUTPUTS):
                     totals[i + r, o + c] = found[r, c]
@@ -162,10 +163,13 @@ def _of_floats(x, x_scales, matrix, y, first, last):  # type: ignore[no-untyped-
             i = 0
             while i < rows:
                 many = ROWS if i + ROWS <= rows else 1
+                x_row, weight_row = x_at + 4 * size * i, weight_at + 4 * size * o
+                # of the next group, each of the first calls fetches the weights of one output
+                ahead = weight_at + 4 * size * (o + FLOAT_OUTPUTS + i // ROWS % FLOAT_OUTPUTS)
                 if many == ROWS:
-                    dots_float32(x_at + 4 * size * i, 4 * size, weight_at + 4 * size * o, 4 * size, found_at, steps)
+                    dots_float32(x_row, 4 * size, weight_row, 4 * size, found_at, steps, ahead)
                 else:
-                    dots_of_one(x_at + 4 * size * i, 4 * size, weight_at + 4 * size * o, 4 * size, found_at, steps)
+                    dots_of_one(x_row, 4 * size, weight_row, 4 * size, found_at, steps, ahead)
                 for r in range(many):
                     for c in range(FLOAT_OUTPUTS):
                         y[i + r, o + c] = found[r, c]

@@ -13,18 +13,28 @@ ROWS, OUTPUTS = 4, 2  # eight sums hide how long an instruction takes
 NUMBERS = 32  # that are multiplied in one step
 FLOAT_OUTPUTS = 4
 WIDTH = 16  # sums in a register
+LINE = 64  # bytes that come from memory at a time
 BYTE, SHORT = ir.IntType(8), ir.IntType(16)
 
 
+def _fetch(builder: Any, address: Any) -> None:
+    """Ask for the cache line at an address, which need not be anybody's, while something else is computed."""
+    byte = BYTE.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    read, second_level, data = (ir.Constant(INT, number) for number in (0, 2, 1))
+    builder.call(prefetch, [builder.inttoptr(address, byte), read, second_level, data])
+
+
 @function_of_llvm
-def dots_int16(typing, x, x_stride, weight, weight_stride, sums, steps):  # type: ignore[no-untyped-def]
+def dots_int16(typing, x, x_stride, weight, weight_stride, sums, steps, ahead):  # type: ignore[no-untyped-def]
     """sums (4, 2) int32 = x (4, 32 * steps) int16 @ weight (2, 32 * steps) int8 transposed, exactly.
 
-    All are addresses and strides between rows, in bytes.
+    All are addresses and strides between rows, in bytes. From `ahead` on, 64 * steps bytes are asked for meanwhile.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, x_stride, weight, weight_stride, sums, steps = arguments
+        x, x_stride, weight, weight_stride, sums, steps, ahead = arguments
         vector, wide = ir.VectorType(INT, WIDTH), ir.VectorType(SHORT, NUMBERS)
         before, body, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
         builder.branch(body)
@@ -34,6 +44,7 @@ def dots_int16(typing, x, x_stride, weight, weight_stride, sums, steps):  # type
         totals = [builder.phi(vector) for _ in range(ROWS * OUTPUTS)]
         for total in totals:
             total.add_incoming(ir.Constant(vector, [0] * WIDTH), before)
+        _fetch(builder, builder.add(ahead, builder.mul(step, long(LINE))))
         weights, more = [], []
         for j in range(OUTPUTS):
             line = builder.mul(weight_stride, long(j))
@@ -57,14 +68,14 @@ def dots_int16(typing, x, x_stride, weight, weight_stride, sums, steps):  # type
             builder.store(builder.call(add, [total]), at(builder, INT, sums, long(4 * number)), align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), generate
+    return types.void(*[types.int64] * 7), generate
 
 
 def _floats(rows: int) -> Any:
     """Products whose order is spelled out, so that a row has the same result alone and among others, to the bit."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, x_stride, weight, weight_stride, sums, steps = arguments
+        x, x_stride, weight, weight_stride, sums, steps, ahead = arguments
         vector = ir.VectorType(FLOAT, WIDTH)
         kind = ir.FunctionType(vector, [vector] * 3)
         multiply = builder.module.globals.get(f"llvm.fma.v{WIDTH}f32") or ir.Function(
@@ -79,6 +90,7 @@ def _floats(rows: int) -> Any:
         for total in totals:
             total.add_incoming(ir.Constant(vector, [0.0] * WIDTH), before)
         far = builder.mul(step, long(4 * WIDTH))
+        _fetch(builder, builder.add(ahead, builder.mul(step, long(LINE))))
 
         def loaded(base: Any, stride: Any, line: int) -> Any:
             return builder.load(at(builder, vector, base, builder.mul(stride, long(line)), far), align=4)
@@ -113,15 +125,15 @@ def _floats(rows: int) -> Any:
 
 
 @function_of_llvm
-def dots_float32(typing, x, x_stride, weight, weight_stride, sums, steps):  # type: ignore[no-untyped-def]
+def dots_float32(typing, x, x_stride, weight, weight_stride, sums, steps, ahead):  # type: ignore[no-untyped-def]
     """sums (4, 4) float32 = x (4, 16 * steps) float32 @ weight (4, 16 * steps) float32 transposed, steps >= 1.
 
-    All are addresses and strides between rows, in bytes.
+    All are addresses and strides between rows, in bytes. From `ahead` on, 64 * steps bytes are asked for meanwhile.
     """
-    return types.void(*[types.int64] * 6), _floats(ROWS)
+    return types.void(*[types.int64] * 7), _floats(ROWS)
 
 
 @function_of_llvm
-def dots_of_one(typing, x, x_stride, weight, weight_stride, sums, steps):  # type: ignore[no-untyped-def]
+def dots_of_one(typing, x, x_stride, weight, weight_stride, sums, steps, ahead):  # type: ignore[no-untyped-def]
     """As :func:`dots_float32`, of one row: sums (1, 4)."""
-    return types.void(*[types.int64] * 6), _floats(1)
+    return types.void(*[types.int64] * 7), _floats(1)
