@@ -37,10 +37,11 @@ from core.nn.frozen import Frozen
 from core.simd import has_vnni
 from multimodal.decoder import Decoder
 
-__all__ = ["CompiledDecoder", "can_compile"]
+__all__ = ["CompiledDecoder", "can_compile", "is_small"]
 
 FEW = 16  # tokens of a row up to which the kernels of float32 are faster than PyTorch's products
 SEVERAL = 256  # tokens of a row that the kernels of 8-bit integers read, together with those of other rows
+SMALL = 10_000_000  # parameters
 Precision = Literal["float32", "int8"]
 
 
@@ -112,6 +113,11 @@ def can_compile(decoder: Decoder) -> bool:
     config = decoder.config
     plain = config.norm == "rms" and config.mlp == "swiglu" and config.positions == "rope" and config.experts is None
     return plain and decoder.tokens.weight.device.type == "cpu"
+
+
+def is_small(decoder: Decoder) -> bool:
+    """Whether kernels save a decoder less than its first text would wait for them to be compiled."""
+    return sum(parameter.numel() for parameter in decoder.parameters()) <= SMALL
 
 
 class CompiledDecoder(nn.Module):

@@ -30,7 +30,7 @@ from core.generate import (
     stream,
 )
 from multimodal.chat_template import ChatTemplate
-from multimodal.compiled_decoder import CompiledDecoder, can_compile
+from multimodal.compiled_decoder import CompiledDecoder, can_compile, is_small
 from multimodal.constrained import JsonRule
 from multimodal.decoder import Decoder
 from multimodal.decoder_step import DecoderStep
@@ -159,8 +159,8 @@ def load_language(folder: Path | str, precision: Literal["auto", "float32", "int
 
     Args:
         folder: where it is.
-        precision: PyTorch's float32; by default that in kernels compiled for the processor, on a GPU bfloat16;
-            ``"int8"``: kernels with weights of 8 bits.
+        precision: PyTorch's float32; by default that in kernels compiled for the processor, if the model is not small
+            (`compiled_decoder.SMALL`), on a GPU bfloat16; ``"int8"``: kernels with weights of 8 bits.
 
     Raises:
         InputError: if it holds no language model that is known, or no tokenizer.
@@ -183,7 +183,7 @@ def prepared(decoder: Decoder, precision: str = "auto") -> Decoder | CompiledDec
         raise InputError(f"no precision {precision!r} for a language model: there are auto, float32 and int8")
     if precision == "auto" and torch.cuda.is_available():
         return decoder.to("cuda", torch.bfloat16)
-    if precision == "int8" or (precision == "auto" and can_compile(decoder)):
+    if precision == "int8" or (precision == "auto" and can_compile(decoder) and not is_small(decoder)):
         return CompiledDecoder(decoder, "int8" if precision == "int8" else "float32")
     return decoder.to("cuda" if torch.cuda.is_available() else "cpu")
 

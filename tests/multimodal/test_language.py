@@ -13,6 +13,8 @@ from torch import Tensor
 from core.errors import InputError
 from core.generate import beam_search, generate, speculate
 from core.nn import Growing, Static
+from multimodal import compiled_decoder
+from multimodal.compiled_decoder import CompiledDecoder
 from multimodal.decoder import Decoder, DecoderConfig
 from multimodal.decoder_step import DecoderStep
 from multimodal.decoder_weights import load_decoder
@@ -86,7 +88,7 @@ def model(folder: Path) -> LanguageModel:
 
 
 def test_the_fast_path_writes_the_same(folder: Path, model: LanguageModel) -> None:
-    fast = LanguageModel.load(folder)
+    fast = LanguageModel(CompiledDecoder(load_decoder(folder)[0]), model.tokenizer, model.template)
     for settings in ({}, {"beams": 3}, {"temperature": 0.9}, {"draft": model}):
         say: dict[str, Any] = {"max_new_tokens": 24, **settings}
         assert [c.text for c in fast.generate(["the cat", "a"], **say)] == [
@@ -95,6 +97,13 @@ def test_the_fast_path_writes_the_same(folder: Path, model: LanguageModel) -> No
     assert "".join(fast.stream(CHAT, max_new_tokens=9)) == model.chat(CHAT, max_new_tokens=9).text
     with pytest.raises(InputError, match="no precision"):
         load_language(folder, "float16")  # type: ignore[arg-type]
+
+
+def test_small_models_answer_without_a_compiler(folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert isinstance(LanguageModel.load(folder).decoder, Decoder)
+    monkeypatch.setattr(compiled_decoder, "SMALL", 0)
+    assert isinstance(LanguageModel.load(folder).decoder, CompiledDecoder)
 
 
 def test_chats_of_parts(model: LanguageModel) -> None:
