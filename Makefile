@@ -49,6 +49,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.vit
 	$(PY) -m benchmarks.zero_shot
 	$(PY) -m benchmarks.speech
+	$(PY) -m benchmarks.dit
 
 clean:
 	rm -rf $(VENV) demo_out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
