@@ -161,7 +161,9 @@ def quick(model: DiT | MMDiT, precision: Precision = "auto", reuse: Reuse | None
         precision = "bfloat16" if native(device) else "float32"
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     made = QuickDiT(model, PackedLinear if packs(dtype) else _same, precision, reuse, dtype)
-    return in_blocks(made) if precision == "bfloat16" else made
+    if precision == "bfloat16":
+        in_blocks(made)
+    return made
 
 
 def _plain(model: DiT | MMDiT, precision: Precision, reuse: Reuse | None) -> Quick:
