@@ -21,10 +21,13 @@ from multimodal.tasks.questions import Questions  # noqa: E402
 NAMES = ["t-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 GROUPS = {"footwear": [5, 7, 9], "clothing": [0, 1, 2, 3, 4, 6]}
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<image>"]
+# each picture has its number in front, as Qwen2-VL's "add_vision_id" writes it: words such as "second" need a place
 TEMPLATE = (
+    "{% set seen = namespace(pictures=0) %}"
     "{% for message in messages %}{{ '<|' + message.role + '|>' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}"
-    "{% for part in message.content %}{% if part.type == 'image' %}{{ '<image>' }}"
+    "{% for part in message.content %}{% if part.type == 'image' %}{% set seen.pictures = seen.pictures + 1 %}"
+    "{{ seen.pictures }}{{ '<image>' }}"
     "{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -35,7 +38,7 @@ def main() -> None:
     """Write the folder."""
     made = Questions(Idx(NAMES), NAMES, GROUPS).open(ROOT / "assets" / "fashion_mnist_subset", "train")
     assert made is not None
-    texts = []
+    texts = [str(digit) for digit in range(10) for _ in range(100)]  # of the pictures
     for told in made.read(range(4000)):
         for message in told.fields["messages"]:
             content = message["content"]
