@@ -191,7 +191,6 @@ def _fine_tuned(name: str, config: Path, root: Path, runs: Path, trained: Path |
 
 
 SHAPE = ("patch", "dim", "depth", "heads", "positions", "cls_token", "registers", "mask_token")
-WHOLE = "--model.model.init_args.config.latents=32"  # the head of its configuration says why
 JOBS: dict[str, Callable[[Path, Path], list[Bar]]] = {
     "quick": quick,
     "supervised": supervised,
@@ -201,8 +200,8 @@ JOBS: dict[str, Callable[[Path, Path], list[Bar]]] = {
     "speech": measured("whisper_fsdd", 15, "test word error", "test/wer", 8, least=False),
     "speech_lora": spoken_lora,
     "keywords": measured("keyword_fsdd", 10, "test accuracy", "test/accuracy", 95),
-    "perceiver": measured("perceiver_fashion_mnist", 15, "test accuracy", "test/accuracy", 85, WHOLE),
-    "perceiver_speech": measured("perceiver_fsdd", 15, "test accuracy", "test/accuracy", 85, WHOLE),
+    "perceiver": measured("perceiver_fashion_mnist", 15, "test accuracy", "test/accuracy", 85),
+    "perceiver_speech": measured("perceiver_fsdd", 15, "test accuracy", "test/accuracy", 85),
     "vlm": measured("vlm_fashion_mnist", 20, "exact answers, %", "test/exact", 85),
     "copy": recalled("copy_decoder"),
     "needle": recalled("needle_decoder"),

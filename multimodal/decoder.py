@@ -35,7 +35,7 @@ from core.nn import (
     direct,
     recomputed,
 )
-from core.nn.scaling import Linear, Llama3, Ntk, Yarn, scaled_frequencies
+from core.nn.scaling import Scaling, scaled_frequencies
 
 __all__ = ["Decoder", "DecoderConfig", "Experts"]
 
@@ -96,7 +96,7 @@ class DecoderConfig:
     bias: str = ""
     positions: Literal["rope", "learned"] = "rope"
     theta: float = 100_000.0
-    scaling: Linear | Ntk | Yarn | Llama3 | None = None
+    scaling: Scaling | None = None
     qk_norm: bool = False
     window: int | None = None
     sinks: int = 0

@@ -1,6 +1,7 @@
 """Rotary positions beyond the length that was trained: how the frequencies change. Each gives those of one head."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -11,30 +12,36 @@ from .position import interpolated, ntk, rope_frequencies, yarn
 __all__ = ["Linear", "Llama3", "Ntk", "Scaling", "Yarn", "scaled_frequencies"]
 
 
+class Scaling(ABC):
+    """How the frequencies of rotary positions change."""
+
+    @abstractmethod
+    def frequencies(self, dim: int, base: float) -> tuple[Tensor, float]:
+        """Return the frequencies (dim/2,) of a head of width ``dim``, and the magnitude of cosine and sine."""
+
+
 @dataclass(frozen=True)
-class Linear:
+class Linear(Scaling):
     """Position interpolation (arXiv:2306.15595): every frequency is divided by ``factor``."""
 
     factor: float
 
     def frequencies(self, dim: int, base: float) -> tuple[Tensor, float]:
-        """Return the frequencies (dim/2,) and the magnitude of cosine and sine."""
         return interpolated(rope_frequencies(dim, base), self.factor), 1.0
 
 
 @dataclass(frozen=True)
-class Ntk:
+class Ntk(Scaling):
     """NTK-aware scaling: the base is raised so that the lowest frequency is divided by ``alpha``."""
 
     alpha: float
 
     def frequencies(self, dim: int, base: float) -> tuple[Tensor, float]:
-        """Return the frequencies (dim/2,) and the magnitude of cosine and sine."""
         return ntk(dim, self.alpha, base), 1.0
 
 
 @dataclass(frozen=True)
-class Yarn:
+class Yarn(Scaling):
     """YaRN (arXiv:2309.00071).
 
     Attributes:
@@ -51,13 +58,12 @@ class Yarn:
     magnitude: float | None = None
 
     def frequencies(self, dim: int, base: float) -> tuple[Tensor, float]:
-        """Return the frequencies (dim/2,) and the magnitude of cosine and sine."""
         frequencies, magnitude = yarn(dim, self.factor, self.original, base, self.fast, self.slow)
         return frequencies, magnitude if self.magnitude is None else self.magnitude
 
 
 @dataclass(frozen=True)
-class Llama3:
+class Llama3(Scaling):
     """Llama 3.1's (arXiv:2407.21783; meta-llama ``models/llama3/model.py``): short waves stay, long ones stretch.
 
     Attributes:
@@ -73,14 +79,10 @@ class Llama3:
     high: float = 4.0
 
     def frequencies(self, dim: int, base: float) -> tuple[Tensor, float]:
-        """Return the frequencies (dim/2,) and the magnitude of cosine and sine."""
         plain = rope_frequencies(dim, base)
         rotations = self.original * plain / (2 * math.pi)
         kept = ((rotations - self.low) / (self.high - self.low)).clamp(0, 1)
         return torch.lerp(plain / self.factor, plain, kept), 1.0
-
-
-Scaling = Linear | Ntk | Yarn | Llama3
 
 
 def scaled_frequencies(dim: int, base: float, scaling: Scaling | None) -> tuple[Tensor, float]:

@@ -25,8 +25,12 @@ __all__ = [
 ]
 
 
+class Positions:
+    """Where the tokens of an input are."""
+
+
 @dataclass(frozen=True)
-class Fourier:
+class Fourier(Positions):
     """Fixed positions: see :class:`core.nn.FourierPositions`.
 
     Attributes:
@@ -39,7 +43,7 @@ class Fourier:
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(Positions):
     """A table of positions.
 
     Attributes:
@@ -53,11 +57,12 @@ class Learned:
     project: int | None = None
 
 
-Positions = Fourier | Learned
+class Input:
+    """What a Perceiver takes in."""
 
 
 @dataclass(frozen=True)
-class SignalInput:
+class SignalInput(Input):
     """Anything on a grid of one to three axes: recordings, spectrograms, images, videos, pairs of frames.
 
     Attributes:
@@ -74,7 +79,7 @@ class SignalInput:
 
 
 @dataclass(frozen=True)
-class ConvInput:
+class ConvInput(Input):
     """Images (B, channels, H, W) through one convolution, norm and pooling to a quarter of their size.
 
     Attributes:
@@ -89,7 +94,7 @@ class ConvInput:
 
 
 @dataclass(frozen=True)
-class TextInput:
+class TextInput(Input):
     """Numbers of tokens (B, L), each with an embedding and a position that is added to it.
 
     Attributes:
@@ -104,7 +109,7 @@ class TextInput:
 
 
 @dataclass(frozen=True)
-class LabelInput:
+class LabelInput(Input):
     """One vector (B, classes), such as a one-hot class, as one token.
 
     Attributes:
@@ -124,7 +129,7 @@ class Part:
             never seen, at 0 always. None for no such token.
     """
 
-    input: SignalInput | ConvInput | TextInput | LabelInput
+    input: Input
     hidden: float | None = None
 
     def __post_init__(self) -> None:
@@ -133,7 +138,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class SeveralInput:
+class SeveralInput(Input):
     """Inputs of several kinds, read as one sequence; each is widened to the width of all by a learned vector.
 
     Attributes:
@@ -152,11 +157,12 @@ class SeveralInput:
             raise ValueError("several inputs need at least one part, and a margin of at least 1")
 
 
-Input = SignalInput | ConvInput | TextInput | LabelInput | SeveralInput
+class Output:
+    """What a Perceiver gives out."""
 
 
 @dataclass(frozen=True)
-class ClassOutput:
+class ClassOutput(Output):
     """Logits (B, classes), from one learned query.
 
     Attributes:
@@ -167,7 +173,7 @@ class ClassOutput:
 
 
 @dataclass(frozen=True)
-class TextOutput:
+class TextOutput(Output):
     """Logits (B, L, vocab) at each place of a :class:`TextInput`, by its own embeddings: masked language modelling.
 
     Attributes:
@@ -180,7 +186,7 @@ class TextOutput:
 
 
 @dataclass(frozen=True)
-class DenseOutput:
+class DenseOutput(Output):
     """Values (B, *grid, values) at each place of the input, whose tokens are the queries: optical flow.
 
     Attributes:
@@ -221,7 +227,7 @@ class LabelQuery:
 
 
 @dataclass(frozen=True)
-class SeveralOutput:
+class SeveralOutput(Output):
     """Outputs of several kinds, read by one attention: autoencoding.
 
     Attributes:
@@ -239,9 +245,6 @@ class SeveralOutput:
     def __post_init__(self) -> None:
         if self.margin < 1 or not any((self.audio, self.image, self.label)):
             raise ValueError("several outputs need at least one part, and a margin of at least 1")
-
-
-Output = ClassOutput | TextOutput | DenseOutput | SeveralOutput
 
 
 @dataclass(frozen=True)

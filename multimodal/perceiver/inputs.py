@@ -16,6 +16,7 @@ from multimodal.perceiver.config import (
     Fourier,
     Input,
     LabelInput,
+    Learned,
     Part,
     Positions,
     SeveralInput,
@@ -51,7 +52,7 @@ class GridPositions(nn.Module):
         if isinstance(positions, Fourier):
             self.fourier = FourierPositions(positions.bands, positions.resolution)
             self.dim = self.fourier.dim
-        else:
+        elif isinstance(positions, Learned):
             self.table = nn.Parameter(nn.init.trunc_normal_(torch.empty(positions.count, positions.dim), std=0.02))
             self.dim = positions.project or positions.dim
             if positions.project is not None:

@@ -154,7 +154,10 @@ def make_output(config: PerceiverConfig, width: int) -> nn.Module:
         return TextHead(config, output, config.input)
     if isinstance(output, ClassOutput):
         return ClassHead(config, output)
-    return DenseHead(config, output, width) if isinstance(output, DenseOutput) else SeveralHeads(config, output)
+    if isinstance(output, DenseOutput):
+        return DenseHead(config, output, width)
+    assert isinstance(output, SeveralOutput)
+    return SeveralHeads(config, output)
 
 
 def _query(rows: int, dim: int) -> nn.Parameter:

@@ -190,10 +190,8 @@ def run(name: str, folder: Path, *options: str) -> None:
     """Two steps of a configuration, whose checkpoint alone gives the model back."""
     quick = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
     quick += ["--trainer.precision=32-true", "--data.batch_size=4", "--data.workers=0", f"--runs={folder}"]
-    shape = {"latents": 4, "dim": 16, "depth": 1, "qk_dim": 16, "v_dim": 16}
-    quick += [f"--model.model.init_args.config.{key}={value}" for key, value in shape.items()]
     quick += ["--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"]
     main(["fit", "-c", str(ROOT / "configs" / "multimodal" / f"{name}.yaml"), *quick, *options])
     model = rebuild(next(folder.rglob("last.ckpt"))).model
     assert isinstance(model, Perceiver)
-    assert model.config.latents == 4
+    assert model.config.latents == 32

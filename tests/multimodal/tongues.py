@@ -13,7 +13,7 @@ from sensorium.cli import main
 
 ASSET = Path(__file__).parents[2] / "assets" / "fashion_mnist_chat"
 CONFIGS = Path(__file__).parents[2] / "configs" / "multimodal"
-VOCAB, IMAGE = 384, 5  # of the tokenizer
+VOCAB, IMAGE = 392, 5  # of the tokenizer
 QUICK = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
