@@ -36,6 +36,12 @@ def test_every_package_is_listed() -> None:
     assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(folders)
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Pytest imports them by their base names."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_every_folder_is_a_package() -> None:
     assert [path for path in {path.parent for path in tree()} if not (path / "__init__.py").exists()] == []
 
