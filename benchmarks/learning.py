@@ -164,10 +164,10 @@ def recalled(config: str) -> Callable[[Path, Path], list[Bar]]:
         length = yaml.safe_load(_path(config).read_text())["data"]["init_args"]["make"]["init_args"]["length"]
         for factor in (2, 4):
             for name, scaling in SCALINGS.items():
-                value = scaling.format(factor=factor, original=length)
                 _sensorium(
                     "test", "--ckpt_path", str(trained), "--data.make.init_args.length", str(factor * length),
-                    f"--model.model.init_args.config.scaling={value}", runs=runs, name=f"{config}-{factor}-{name}",
+                    *(option.format(factor=factor, original=length) for option in scaling),
+                    runs=runs, name=f"{config}-{factor}-{name}",
                 )  # fmt: skip
                 reached = 100 * _last(runs / f"{config}-{factor}-{name}", "test/exact")
                 bars.append((f"{config}: {factor} times as long, {name}, %", reached, 0.0, True))
@@ -207,10 +207,8 @@ JOBS: dict[str, Callable[[Path, Path], list[Bar]]] = {
     "needle": recalled("needle_decoder"),
 }
 SPOKEN = ("speech", "speech_lora", "keywords", "perceiver_speech")
-SCALINGS = {
-    "unscaled": "null",
-    "YaRN": "{{class_path: core.nn.scaling.Yarn, init_args: {{factor: {factor}, original: {original}}}}}",
-}
+YARN = "{{class_path: core.nn.scaling.Yarn, init_args: {{factor: {factor}, original: {original}}}}}"
+SCALINGS: dict[str, list[str]] = {"unscaled": [], "YaRN": [f"--model.model.init_args.config.scaling={YARN}"]}
 
 
 def _path(config: str) -> Path:

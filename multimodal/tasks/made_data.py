@@ -36,25 +36,28 @@ class Made(ABC):
 
 
 class Copy(Made):
-    """A random text, and once more: from its second token on, the repetition can be known (induction heads,
-    arXiv:2209.11895). No token comes twice in the first half where the vocabulary allows it.
+    """Random tokens, then a text and once more: from its second token on, the repetition can be known (induction heads,
+    arXiv:2209.11895). Texts are of many lengths, so that it can't be known from how far back it is; no token comes
+    twice before the repetition where the vocabulary allows it.
 
     Args:
         vocab, length: See :class:`Made`; token 0 stands before the text and its repetition.
     """
 
-    def __init__(self, vocab: int = 128, length: int = 64) -> None:
+    def __init__(self, vocab: int = 512, length: int = 64) -> None:
         super().__init__(vocab, length)
-        if vocab < 2 or length < 4:
-            raise InputError(f"vocab {vocab} must be at least 2, length {length} at least 4")
+        if vocab < 2 or length < 7:
+            raise InputError(f"vocab {vocab} must be at least 2, length {length} at least 7")
 
     def __call__(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        half = (self.length + 1) // 2 - 1
-        text = 1 + random.choice(self.vocab - 1, half, replace=half > self.vocab - 1)
-        row = np.concatenate([[0], text, [0], text])
-        row = np.concatenate([row, np.zeros(self.length + 1 - len(row), np.int64)])
+        most = (self.length - 1) // 2
+        size = int(random.integers(max(2, most // 4), most + 1))
+        drawn = self.length - 1 - size
+        first = 1 + random.choice(self.vocab - 1, drawn, replace=drawn > self.vocab - 1)
+        text = first[drawn - size :]
+        row = np.concatenate([first[: drawn - size], [0], text, [0], text])
         wanted = np.zeros(len(row), bool)
-        wanted[half + 2 : 2 * half + 2] = True
+        wanted[-(size - 1) :] = True
         return row, wanted
 
 
