@@ -21,14 +21,13 @@ from multimodal.tasks.questions import Questions  # noqa: E402
 NAMES = ["t-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 GROUPS = {"footwear": [5, 7, 9], "clothing": [0, 1, 2, 3, 4, 6]}
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<image>"]
-# words such as "second" need a place. Each picture has its number behind it, not in front as Qwen2-VL's "add_vision_id"
-# writes it: the number then is the token that can carry what the picture shows, and a small model learns it far sooner
+# each picture has its number in front, as Qwen2-VL's "add_vision_id" writes it: words such as "second" need a place
 TEMPLATE = (
     "{% set seen = namespace(pictures=0) %}"
     "{% for message in messages %}{{ '<|' + message.role + '|>' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}{% if part.type == 'image' %}{% set seen.pictures = seen.pictures + 1 %}"
-    "{{ '<image>' }}{{ seen.pictures }}"
+    "{{ seen.pictures }}{{ '<image>' }}"
     "{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
