@@ -30,10 +30,9 @@ def shown() -> tuple[list[Image.Image], list[str]]:
 
 
 def asked(model: VisionLanguage, groups: list[list[Image.Image]], question: str) -> list[str]:
-    chats = [
-        [{"role": "user", "content": [*({"type": "image", "image": i} for i in group), {"type": "text", "text": question}]}]
-        for group in groups
-    ]  # fmt: skip
+    ask = {"type": "text", "text": question}
+    shown = [[{"type": "image", "image": image} for image in group] for group in groups]
+    chats = [[{"role": "user", "content": [*images, ask]}] for images in shown]
     return [said.text for begin in range(0, len(chats), 50) for said in model.chats(chats[begin : begin + 50])]
 
 

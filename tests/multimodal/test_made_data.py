@@ -16,10 +16,12 @@ def test_a_copy_is_a_text_of_any_length_and_once_more(length: int) -> None:
         assert row.shape == wanted.shape == (length + 1,)
         first, second = np.flatnonzero(row == 0)
         text = row[first + 1 : second]
-        assert (row[second + 1 :] == text).all() and len(set(row[:second])) == second
+        assert (row[second + 1 :] == text).all()
+        assert len(set(row[:second])) == second
         assert (np.flatnonzero(wanted) == np.arange(second + 2, length + 1)).all()
         sizes.add(len(text))
-    assert len(sizes) > 1 and max(sizes) <= (length - 1) // 2
+    assert len(sizes) > 1
+    assert max(sizes) <= (length - 1) // 2
 
 
 def test_a_needle_is_in_the_hay_once() -> None:
@@ -27,9 +29,11 @@ def test_a_needle_is_in_the_hay_once() -> None:
     for _ in range(100):
         row, wanted = Needle(128, 64, value=2, needles=4)(random)
         asked, said = row[-3], row[-2:]
-        assert row[-4] == 1 and (np.flatnonzero(wanted) == [63, 64]).all()
+        assert row[-4] == 1
+        assert (np.flatnonzero(wanted) == [63, 64]).all()
         places = [place for place in np.flatnonzero(row == 0) if row[place + 1] == asked]
-        assert len(places) == 1 and (row[places[0] + 2 : places[0] + 4] == said).all()
+        assert len(places) == 1
+        assert (row[places[0] + 2 : places[0] + 4] == said).all()
 
 
 def test_rows_that_are_too_short_are_refused() -> None:

@@ -32,9 +32,7 @@ class Built(cli.CommandLine):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_built_as_it_stands_and_written_down(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_is_built_as_it_stands_and_written_down(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "EXAMPLES", {"fit": ""})  # building the parsers of all commands takes longer than all else
     cli.restrict_imports()
     kept = Built(["fit", "--config", str(path)])._recipe()
