@@ -62,26 +62,30 @@ class Copy(Made):
 
 
 class Needle(Made):
-    """A key and its value somewhere in random text; at the end the key again, and the value is to be said.
+    """Keys and their values somewhere in random text; at the end keys again, and their values are to be said.
 
     Args:
-        vocab, length: See :class:`Made`; token 0 stands before the key, 1 before the question, and neither is in the
-            text.
-        value: Tokens of the value.
-        needles: How many there are, each with a key of its own; one is asked for.
+        vocab, length: See :class:`Made`; token 0 stands before a key, 1 before a question, and neither is in the text.
+        value: Tokens of a value.
+        needles: How many there are, each with a key of its own.
+        questions: About how many of them is asked.
     """
 
-    def __init__(self, vocab: int = 128, length: int = 64, value: int = 1, needles: int = 1) -> None:
+    def __init__(
+        self, vocab: int = 128, length: int = 64, value: int = 1, needles: int = 1, questions: int = 1
+    ) -> None:
         super().__init__(vocab, length)
-        self.value, self.needles = value, needles
-        if min(value, needles) < 1 or vocab < 3 + needles or length < (needles + 1) * (value + 2):
+        self.value, self.needles, self.questions = value, needles, questions
+        if not 1 <= questions <= needles or value < 1:
+            raise InputError(f"value {value} must be at least 1, and questions {questions} from 1 to needles {needles}")
+        if vocab < 3 + needles or length < (needles + questions) * (value + 2):
             raise InputError(
                 f"vocab {vocab} and length {length} are too small for {needles} needles with values of {value}"
             )
 
     def __call__(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         size = self.value + 2
-        straw = self.length + 1 - (self.needles + 1) * size
+        straw = self.length + 1 - (self.needles + self.questions) * size
         names = 2 + random.choice(self.vocab - 2, self.needles, replace=False)
         values = 2 + random.integers(self.vocab - 2, size=(self.needles, self.value))
         # where the needles are among the straw, in order
@@ -92,10 +96,12 @@ class Needle(Made):
         for place, name, value in zip(places, names, values, strict=True):
             parts += [hay[at:place], [0, name], value]
             at = place
-        asked = int(random.integers(self.needles))
-        row = np.concatenate([*parts, hay[at:], [1, names[asked]], values[asked]]).astype(np.int64)
+        parts.append(hay[at:])
+        for asked in random.permutation(self.needles)[: self.questions]:
+            parts += [[1, names[asked]], values[asked]]
+        row = np.concatenate(parts).astype(np.int64)
         wanted = np.zeros(len(row), bool)
-        wanted[-self.value :] = True
+        wanted[-self.questions * size :].reshape(self.questions, size)[:, 2:] = True
         return row, wanted
 
 

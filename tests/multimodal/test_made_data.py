@@ -24,19 +24,27 @@ def test_a_copy_is_a_text_of_any_length_and_once_more(length: int) -> None:
     assert max(sizes) <= (length - 1) // 2
 
 
-def test_a_needle_is_in_the_hay_once() -> None:
+def test_needles_are_in_the_hay_once_and_asked_for_behind_it() -> None:
     random = np.random.default_rng(0)
     for _ in range(100):
-        row, wanted = Needle(128, 64, value=2, needles=4)(random)
-        asked, said = row[-3], row[-2:]
-        assert row[-4] == 1
-        assert (np.flatnonzero(wanted) == [63, 64]).all()
-        places = [place for place in np.flatnonzero(row == 0) if row[place + 1] == asked]
-        assert len(places) == 1
-        assert (row[places[0] + 2 : places[0] + 4] == said).all()
+        row, wanted = Needle(128, 64, value=2, needles=4, questions=3)(random)
+        asked = row[-12:].reshape(3, 4)
+        assert (asked[:, 0] == 1).all()
+        assert len(set(asked[:, 1])) == 3
+        assert (np.flatnonzero(wanted) == [55, 56, 59, 60, 63, 64]).all()
+        for _, key, *value in asked:
+            places = [place for place in np.flatnonzero(row == 0) if row[place + 1] == key]
+            assert len(places) == 1
+            assert (row[places[0] + 2 : places[0] + 4] == value).all()
 
 
 def test_rows_that_are_too_short_are_refused() -> None:
-    for make in (lambda: Copy(length=6), lambda: Copy(vocab=1), lambda: Needle(length=5), lambda: Needle(vocab=3)):
-        with pytest.raises(InputError, match="length"):
+    for make in (
+        lambda: Copy(length=6),
+        lambda: Copy(vocab=1),
+        lambda: Needle(length=5),
+        lambda: Needle(vocab=3),
+        lambda: Needle(questions=2),
+    ):
+        with pytest.raises(InputError, match=r"length|questions"):
             make()
