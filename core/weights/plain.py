@@ -17,7 +17,7 @@ def from_plain(kind: type[T], data: Mapping[str, Any], what: str = "") -> T:
     """Make a dataclass of plain data, the reverse of :func:`dataclasses.asdict`.
 
     Args:
-        kind: a dataclass; its fields may be dataclasses and tuples.
+        kind: a dataclass; its fields may be dataclasses, classes that dataclasses inherit from, and tuples.
         data: what JSON gave.
         what: name for messages, by default that of the class.
 
@@ -50,15 +50,16 @@ def _value(hint: Any, value: Any, what: str) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_plain(hint, value, what)
-    if origin in (typing.Union, types.UnionType):
+    either = origin in (typing.Union, types.UnionType)
+    records = [kind for option in (inner if either else (hint,)) for kind in _records(option)]
+    if records and isinstance(value, Mapping):
+        # the one whose fields these are; if none has them all, what is wrong is said of the first
+        fits = (kind for kind in records if value.keys() <= {field.name for field in dataclasses.fields(kind)})
+        return from_plain(next(fits, records[0]), value, what)
+    if either:
         if value is None and type(None) in inner:
             return None
         options = [option for option in inner if option is not type(None)]
-        records = [option for option in options if dataclasses.is_dataclass(option)]
-        if records and isinstance(value, Mapping):
-            # the one whose fields these are; if none has them all, what is wrong is said of the first
-            fits = (kind for kind in records if value.keys() <= {field.name for field in dataclasses.fields(kind)})
-            return _value(next(fits, records[0]), value, what)
         return _value(options[0], value, what) if len(options) == 1 else value
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [inner[0]] * len(value) if inner[1:] == (...,) else list(inner)
@@ -73,3 +74,10 @@ def _value(hint: Any, value: Any, what: str) -> Any:
     elif origin not in (tuple, typing.Literal):
         return value
     raise InputError(f"{what} should be {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def _records(hint: Any) -> list[type]:
+    """The dataclasses that a type stands for: itself, or those that inherit from it."""
+    if not isinstance(hint, type) or hint.__module__ == "builtins":
+        return []
+    return [hint] if dataclasses.is_dataclass(hint) else list(filter(dataclasses.is_dataclass, hint.__subclasses__()))

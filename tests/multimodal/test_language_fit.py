@@ -247,7 +247,7 @@ def of_parts_that_are_not_there(root: Path) -> Any:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (of_a_large_tokenizer, "give it vocab 381 or more"),
+        (of_a_large_tokenizer, "give it vocab 391 or more"),
         (of_another_image_token, "the model's 7: give both the same"),
         (of_pictures_for_the_blind, "a Decoder can't see"),
         (of_pictures_unannounced, "give it `pictures`"),
