@@ -133,6 +133,8 @@ class Part:
     hidden: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.input, SeveralInput):
+            raise ValueError("a part is one input, not several")
         if self.hidden is not None and not 0 <= self.hidden <= 1:
             raise ValueError(f"hidden {self.hidden} is no share: expected a number from 0 to 1")
 

@@ -36,6 +36,11 @@ SMALL = PerceiverConfig(
 )  # fmt: skip
 
 
+def test_a_part_is_one_input() -> None:
+    with pytest.raises(ValueError, match="not several"):
+        Part(SeveralInput(image=Part(SignalInput())))
+
+
 def randomised(config: PerceiverConfig, recompute: bool = False) -> Perceiver:
     torch.manual_seed(0)
     model = Perceiver(config, recompute=recompute).double().eval()
