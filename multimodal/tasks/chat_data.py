@@ -1,5 +1,6 @@
 """Chats for training and evaluation: a LightningDataModule over any format of chats."""
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ _MOST = 1 << 10  # pictures of a chat
 class EncodedChats(ItemSet[list[Row]]):
     """Chats as rows of tokens.
 
-    One that is too long, or has a message that is not as it must be, is one that can't be read.
+    One that is too long, or has a message that is not as it must be, is one that can't be read. Where the chats are in
+    memory their tokens stay there too, since writing a chat by its template takes longer than reading it.
 
     Args:
         chats: The set.
@@ -41,12 +43,20 @@ class EncodedChats(ItemSet[list[Row]]):
         self.pictures = pictures
         self.context = context
         self.classes, self.labels, self.in_memory = [], None, chats.in_memory
+        self._kept: dict[int, tuple[array[int], array[int]]] = {}
 
     def __len__(self) -> int:
         return len(self.chats)
 
     def read(self, indices: Sequence[int]) -> list[Row]:
-        return [self._row(told, index) for told, index in zip(self.chats.read(indices), indices, strict=True)]
+        rows = []
+        for told, index in zip(self.chats.read(indices), indices, strict=True):
+            kept = self._kept.get(index)
+            row = self._row(told, index) if kept is None else Row(kept[0].tolist(), kept[1].tolist(), told.pictures)
+            if self.in_memory and kept is None:
+                self._kept[index] = array("i", row.ids), array("i", row.answers)
+            rows.append(row)
+        return rows
 
     def name(self, index: int) -> str:
         return self.chats.name(index)
