@@ -11,12 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import InputError
 from core.native import Matrix, Weight, add, compiled, linear, linear_swiglu, look_back, one_at_a_time, rms_norm, rotate
-from core.native.stacked import layer_of, part_of, stacked_floats, stacked_integers
+from core.native.stacked import layer_of, stacked_floats, stacked_integers
 from core.nn import (
     Attention,
     BlockTable,
@@ -33,8 +32,8 @@ from core.nn import (
     Slot,
     Tokens,
 )
-from core.nn.frozen import Frozen
 from core.simd import has_vnni
+from multimodal.compiled_prompt import use_kernels
 from multimodal.decoder import Decoder
 
 __all__ = ["CompiledDecoder", "can_compile", "is_small"]
@@ -156,9 +155,6 @@ class CompiledDecoder(nn.Module):
         self.scale = np.float32(self.head_dim**-0.5 if first.scale is None else first.scale)
         assert isinstance(first.q.turn, Rope)
         self.rope = first.q.turn
-        turn = _Turn(self.rope)
-        for one in attentions:
-            one.q.turn = one.k.turn = turn
         make = stacked_floats if precision == "float32" else stacked_integers
         layers = self.config.window_layers
         windows = [self.config.window or 0 if layers is None or number in layers else 0 for number in range(len(owns))]
@@ -180,7 +176,8 @@ class CompiledDecoder(nn.Module):
             self.table: Any = Matrix(output.weight.numpy(), np.zeros(self.config.vocab, np.float32))
         else:
             self.table = Weight.of(output)
-            self._integers(attentions, mlps)
+        weights = self.weights
+        use_kernels(owns, feeds, weights.qkv, weights.out, weights.gate_up, weights.down, self.rope, self.config.eps)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (B, L, dim) of tokens (B, L)."""
@@ -302,49 +299,6 @@ class CompiledDecoder(nn.Module):
         page = torch.from_numpy(np.take_along_axis(tables, at[:, None] // pages.size, 1)[:, 0])
         pages.index[page, torch.from_numpy(at % pages.size)] = torch.from_numpy(at)  # as the exact decoder will see it
         return y
-
-    def _integers(self, attentions: Sequence[Attention], mlps: Sequence[GatedMlp]) -> None:
-        """Let the decoder read long prompts with the codes of the kernels."""
-        for number, (own, feed) in enumerate(zip(attentions, mlps, strict=True)):
-            begin = 0
-            for heads in (own.q, own.k, own.v):
-                heads.proj = _Codes(heads.proj, self.weights.qkv, number, begin)  # type: ignore[assignment]
-                begin += heads.proj.out_features
-            own.out = _Codes(own.out, self.weights.out, number)  # type: ignore[arg-type]
-            hidden = feed.gate.out_features
-            feed.gate = _Codes(feed.gate, self.weights.gate_up, number)  # type: ignore[assignment]
-            feed.up = _Codes(feed.up, self.weights.gate_up, number, hidden)  # type: ignore[assignment]
-            feed.down = _Codes(feed.down, self.weights.down, number)  # type: ignore[assignment]
-
-
-class _Turn(nn.Module):
-    """A rotary position that computes its sines once for all layers that read a prompt."""
-
-    def __init__(self, rope: Rope) -> None:
-        super().__init__()
-        self.rope = rope
-        self._held: tuple[Tensor, Tensor, Tensor] | None = None  # coords, cosine, sine
-
-    def forward(self, x: Tensor, coords: Tensor) -> Tensor:
-        """Turn x (B, heads, L, d) by coords (B or 1, L)."""
-        held = self._held
-        if held is None or held[0] is not coords:
-            angle = (coords.clamp(min=0)[..., None] * self.rope.frequencies)[:, None]  # (B, 1, L, d / 2)
-            held = self._held = coords, angle.cos() * self.rope.magnitude, angle.sin() * self.rope.magnitude
-        return self.rope.turn(x, held[1], held[2])
-
-
-class _Codes(Frozen):
-    """A linear layer for many rows, whose weight is part of a stack of 8-bit integers: bfloat16 holds these exactly."""
-
-    def __init__(self, layer: nn.Linear, weight: Weight, number: int, begin: int = 0) -> None:
-        super().__init__(layer)
-        self.codes, self.scales = part_of(weight, number, begin, begin + layer.out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
-        y = F.linear(x.to(torch.bfloat16), self.codes.to(torch.bfloat16)).float().mul_(self.scales)
-        return y if self.bias is None else y.add_(self.bias)
 
 
 def _branches(decoder: Decoder, name: str) -> list[Residual]:

@@ -9,7 +9,7 @@ from audio.tokenizer import Tokenizer
 from audio.weights import load_whisper
 from audio.whisper import Whisper
 from core.errors import InputError
-from core.train.initial import Initial
+from core.train.initial import Initial, fill
 from core.train.seeds import run_seed
 
 __all__ = ["Fresh", "Layers", "Released"]
@@ -62,7 +62,7 @@ class Released(Initial):
         Raises:
             InputError: If there is no such model, or it has another shape.
         """
-        fill(_whisper(model), _source(self.source), self.source)
+        _fill(_whisper(model), _source(self.source), self.source)
 
 
 class Layers(Initial):
@@ -94,34 +94,12 @@ class Layers(Initial):
             theirs.blocks = type(theirs.blocks)(
                 theirs.blocks[place] for place in chosen(len(theirs.blocks), len(ours.blocks))
             )
-        fill(student, teacher, self.source)
+        _fill(student, teacher, self.source)
 
 
 def chosen(layers: int, wanted: int) -> list[int]:
     """Which of a teacher's layers a student takes, evenly from the first to the last."""
     return [round(place) for place in torch.linspace(0, layers - 1, wanted, dtype=torch.float64).tolist()]
-
-
-@torch.no_grad()
-def fill(model: Whisper, source: Whisper, name: str) -> None:
-    """Copy a model's weights into another one, which may have more languages and a shorter audio context.
-
-    Raises:
-        InputError: If anything else differs.
-    """
-    theirs, ours = source.state_dict(), model.state_dict()
-    words, positions = "decoder.tokens.weight", "encoder.positions.table"
-    if source.config.multilingual and len(ours[words]) > len(theirs[words]):
-        theirs[words] = more_languages(theirs[words], len(ours[words]))
-    theirs[positions] = theirs[positions][: len(ours[positions])]
-    differ = sorted(
-        part
-        for part in theirs.keys() | ours.keys()
-        if part not in theirs or part not in ours or theirs[part].shape != ours[part].shape
-    )
-    if differ:
-        raise InputError(f"{name} has another shape than the model: {differ[0]} differs; change the model's config")
-    model.load_state_dict(theirs)
 
 
 def more_languages(embedding: Tensor, vocab: int) -> Tensor:
@@ -134,6 +112,16 @@ def more_languages(embedding: Tensor, vocab: int) -> Tensor:
     end = first + len(old.languages)
     added = embedding[first:end].mean(0, keepdim=True).expand(len(new.languages) - len(old.languages), -1)
     return torch.cat([embedding[:end], added, embedding[end:]])
+
+
+def _fill(model: Whisper, source: Whisper, name: str) -> None:
+    """Copy a model's weights into another one, which may have more languages and a shorter audio context."""
+    theirs, ours = source.state_dict(), model.state_dict()
+    words, positions = "decoder.tokens.weight", "encoder.positions.table"
+    if source.config.multilingual and len(ours[words]) > len(theirs[words]):
+        theirs[words] = more_languages(theirs[words], len(ours[words]))
+    theirs[positions] = theirs[positions][: len(ours[positions])]
+    fill(model, theirs, name)
 
 
 def _source(name: str) -> Whisper:

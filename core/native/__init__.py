@@ -13,6 +13,7 @@ from .compiled import compiled, in_parallel, one_at_a_time
 from .memory import Memory, StepCache
 from .pointwise import Norm, add, layer_norm, rms_norm, rotate
 from .product import Matrix, Weight, linear, linear_gelu, linear_swiglu
+from .rows import rms_norm_rows, rotate_rows, swiglu_rows
 
 __all__ = [
     "Matrix",
@@ -31,5 +32,8 @@ __all__ = [
     "look_back",
     "one_at_a_time",
     "rms_norm",
+    "rms_norm_rows",
     "rotate",
+    "rotate_rows",
+    "swiglu_rows",
 ]

@@ -1,10 +1,13 @@
 """Training of language models: packed chats are as separate rows, DPO is the paper's, frozen parts stay."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from core.nn import Ctx
 from core.nn.nf4 import NF4Linear
@@ -15,14 +18,15 @@ from multimodal.chat_template import ChatTemplate
 from multimodal.decoder import Decoder, DecoderConfig
 from multimodal.tasks.language import LanguageModeling, answered, hits
 from multimodal.tasks.preferences import answer_log_probs, dpo_losses
+from multimodal.vlm.gated import GatedConfig, GatedVisionLanguageModel
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SHAPE = DecoderConfig(vocab=384, context=64, dim=16, depth=2, heads=2, kv_heads=1, hidden=32)
 
 
-def model() -> Decoder:
+def model(positions: Literal["rope", "learned"] = "rope") -> Decoder:
     torch.manual_seed(0)
-    found = Decoder(SHAPE).double()
+    found = Decoder(replace(SHAPE, positions=positions)).double()
     for parameter in found.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return found
@@ -35,8 +39,9 @@ def rows() -> list[Row]:
     return [Row(each, [-1] * (len(each) - 3) + [0] * 3) for each in ids]
 
 
-def test_packed_chats_are_as_separate_rows() -> None:
-    whole, apart = model(), model()
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_packed_chats_are_as_separate_rows(positions: Literal["rope", "learned"]) -> None:
+    whole, apart = model(positions), model(positions)
     task = LanguageModeling(whole)
     task.log = lambda *args, **settings: None  # type: ignore[method-assign, assignment]
     loss = task.training_step(packed(rows()), 0)
@@ -51,6 +56,25 @@ def test_packed_chats_are_as_separate_rows() -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)  # the loss itself is at least float32
     for (name, one), other in zip(whole.named_parameters(), apart.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_packed_chats_look_at_their_own_pictures() -> None:
+    torch.manual_seed(0)
+    gates = GatedConfig(every=1, memory_dim=16, qk_norm=False)
+    tongue = GatedVisionLanguageModel(
+        nn.Identity(), nn.Identity(), Decoder(SHAPE), image_token=383, gates=gates
+    ).double()
+    for parameter in tongue.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    chats = [Row([383, *row.ids], [-1, *row.answers]) for row in rows()]
+    images = torch.randn(len(chats), 3, 16, dtype=torch.float64)
+    batch = packed(chats)
+    with torch.no_grad():
+        whole = tongue(batch["ids"], Ctx(batch["tokens"]), images).x[0]
+        found = whole.split(list(batch["tokens"].lengths))
+        for row, seen, image in zip(chats, found, images, strict=True):
+            alone = tongue(torch.tensor(row.ids)[None, :-1], images=image[None]).x[0]
+            torch.testing.assert_close(seen[: len(row)], alone)
 
 
 def test_exact_is_what_greedy_decoding_writes() -> None:

@@ -20,7 +20,10 @@ from core.native import (
     look_back,
     one_at_a_time,
     rms_norm,
+    rms_norm_rows,
     rotate,
+    rotate_rows,
+    swiglu_rows,
 )
 from core.native.stacked import stacked_floats, stacked_integers
 from core.nn import halves
@@ -110,6 +113,31 @@ def test_norms_and_turns_of_heads() -> None:
     expected = halves(x.double(), angle.double().cos(), angle.double().sin())
     rotate(x.numpy(), angle.cos().numpy(), angle.sin().numpy())
     torch.testing.assert_close(x.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_norms_and_turns_of_many_rows() -> None:
+    norm = nn.RMSNorm(20, eps=1e-5)
+    nn.init.normal_(norm.weight)
+    x, y = 2 * normal(7, 20), torch.empty(7, 20)
+    heads, turned, angle = normal(7, 3, 20), torch.empty(7, 3, 20), normal(7, 10, seed=3)
+    with one_at_a_time() as threads:
+        rms_norm_rows(x.numpy(), norm.weight.detach().numpy(), np.float32(1e-5), y.numpy(), threads)
+        rotate_rows(heads.numpy(), angle.cos().numpy(), angle.sin().numpy(), turned.numpy(), threads)
+    torch.testing.assert_close(y.double(), norm.double()(x.double()), atol=1e-5, rtol=1e-5)
+    expected = halves(heads.double(), angle.double().cos()[:, None], angle.double().sin()[:, None])
+    torch.testing.assert_close(turned.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "gap"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_swiglu_of_many_rows(kind: torch.dtype, gap: float) -> None:
+    both, scales, bias = 3 * normal(7, 40).to(kind), normal(40, seed=1), normal(40, seed=2)
+    y = torch.empty(7, 20, dtype=kind)
+    bits = [(t if kind is torch.float32 else t.view(torch.uint16)).numpy() for t in (both, y)]
+    with one_at_a_time() as threads:
+        swiglu_rows(bits[0], scales.numpy(), bias.numpy(), bits[1], threads)
+    gate, value = (both.double() * scales + bias).chunk(2, -1)
+    expected = F.silu(gate) * value
+    torch.testing.assert_close(y.double(), expected, rtol=gap, atol=gap * float(expected.abs().max()) / 8)
 
 
 @pytest.mark.parametrize(("window", "sinks"), [(0, 0), (7, 0), (7, 3), (100, 3)])

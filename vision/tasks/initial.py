@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.errors import InputError
 from core.nn import resampled
 from core.train.checkpoint import read_checkpoint, read_recipe
-from core.train.initial import Initial
+from core.train.initial import Initial, fill
 from core.train.rebuild import rebuild
 from core.weights import Bundle, is_bundle, read, read_bundle, save_bundle
 from vision.mae import MAEConfig, MaskedAutoencoder
@@ -51,14 +51,14 @@ class Pretrained(Initial):
             InputError: If there is nothing that fits.
         """
         if isinstance(model, MaskedAutoencoder):
-            _fill(model, _autoencoder(self.path, model.config), self.path)
+            fill(model, _autoencoder(self.path, model.config).state_dict(), str(self.path))
         elif isinstance(model, ViT):
             new = transfer(encoder_of(self.path, model.config), model, str(self.path))
             if self.whole and new:
                 raise InputError(f"{self.path} has nothing for {', '.join(new)}: expected the whole of the model")
             rank_zero_info(f"weights from {self.path}; new: {', '.join(new) or 'nothing'}")
         elif self.path.suffix == ".ckpt":
-            _fill(model, rebuild(self.path).model, self.path)
+            fill(model, rebuild(self.path).model.state_dict(), str(self.path))
         else:
             raise InputError(f"{self.path} can't fill a {type(model).__name__}: expected a ViT, or a .ckpt of ours")
 
@@ -171,12 +171,3 @@ def _autoencoder(path: Path, like: MAEConfig) -> MaskedAutoencoder:
     if not isinstance(model, MaskedAutoencoder):
         raise InputError(f"{path} trained a {type(model).__name__}: expected a masked autoencoder")
     return model
-
-
-def _fill(model: nn.Module, source: nn.Module, path: Path) -> None:
-    theirs, ours = source.state_dict(), model.state_dict()
-    unlike = [n for n in ours if n not in theirs or theirs[n].shape != ours[n].shape]
-    if unlike or theirs.keys() - ours.keys():
-        differ = sorted([*unlike, *(theirs.keys() - ours.keys())])
-        raise InputError(f"{path} holds a {type(source).__name__} of another shape: {differ[0]} differs")
-    model.load_state_dict(theirs)
