@@ -17,7 +17,7 @@ from multimodal.vlm.crops import Picture
 from multimodal.vlm.placing import expanded
 from multimodal.vlm.words import Words
 
-__all__ = ["IGNORED", "ChatWriter", "Row", "answer_spans", "packed", "read_tokenizer"]
+__all__ = ["IGNORED", "ChatWriter", "Row", "answer_spans", "packed", "packed_length", "read_tokenizer"]
 
 IGNORED = -100  # the target of a token that nothing is learned from
 _CHAT, _ROW = 16, 128  # what the lengths of packed chats, and of their row, are multiples of
@@ -116,22 +116,23 @@ def packed(rows: Sequence[Row], first: int = 0) -> dict[str, Any]:
 
     ``ids`` and what should follow them, ``targets`` (:data:`IGNORED` where the assistant does not speak); ``answers``,
     the number of the answer that a target belongs to, counted through the batch from ``first``, or -1; and ``tokens``.
-    Chats of one length should stand side by side: attention takes them together. Padding that nobody sees rounds each
-    chat and the whole row up, so that there are few shapes: oneDNN compiles a kernel for each.
+    Chats of one length should stand side by side: attention takes them together. Padding rounds each chat and the whole
+    row up, so that there are few shapes: oneDNN compiles a kernel for each. It stands behind the chat's own tokens,
+    where a causal rule lets nobody see it.
 
     Raises:
         InputError: if a chat has fewer than two tokens.
     """
     if any(len(row.ids) < 2 for row in rows):
         raise InputError("a chat of fewer than two tokens: there is nothing to learn from it")
-    lengths = [_rounded(len(row), _CHAT) for row in rows]
+    lengths = [packed_length(row) for row in rows]
     lengths[-1] += _rounded(sum(lengths), _ROW) - sum(lengths)
     ids, targets, answers, order = [], [], [], []
     for row, length in zip(rows, lengths, strict=True):
         rest = length - len(row)
         said = [token for token, mine in zip(row.ids, row.answers, strict=True) if mine >= 0]
-        # an answer's token is no picture's
-        ids += row.ids[:-1] + [*said, row.ids[-1]][:1] * rest
+        # an answer's last token is no picture's, which would want features
+        ids += row.ids[:-1] + (said or row.ids)[-1:] * rest
         targets += [token if mine >= 0 else IGNORED for token, mine in zip(row.ids[1:], row.answers[1:], strict=True)]
         targets += [IGNORED] * rest
         answers += [first + mine if mine >= 0 else -1 for mine in row.answers[1:]] + [-1] * rest
@@ -140,6 +141,11 @@ def packed(rows: Sequence[Row], first: int = 0) -> dict[str, Any]:
     tokens = packed_tokens(lengths)._replace(index=torch.tensor(order)[None])
     one: list[Tensor] = [torch.tensor(each)[None] for each in (ids, targets, answers)]
     return {**dict(zip(("ids", "targets", "answers"), one, strict=True)), "tokens": tokens}
+
+
+def packed_length(row: Row) -> int:
+    """Tokens of a chat in a packed row, its padding included."""
+    return _rounded(len(row), _CHAT)
 
 
 def read_tokenizer(path: Path | str) -> Tokenizer:

@@ -1,9 +1,9 @@
 """Decoder language models for inference on a processor: one compiled function writes a token.
 
 It computes what `multimodal.decoder.Decoder` computes, in float32 or with weights of 8-bit integers; see `core.native`.
-Long prompts are read by the decoder itself, one by one; its weights are those that the kernels read. Keys and values
-lie in pages (`core.nn.paged`), so that new tokens of any number of texts, and of any number of tokens each, share a
-pass. A row's result doesn't depend on the rows beside it, to the bit.
+Long prompts are read by the decoder itself, one by one, with layers of `multimodal.compiled_prompt` in it; its weights
+are those that the kernels read. Keys and values lie in pages (`core.nn.paged`), so that new tokens of any number of
+texts, and of any number of tokens each, share a pass. A row's result doesn't depend on the rows beside it, to the bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -125,8 +125,8 @@ class CompiledDecoder(nn.Module):
     Args:
         decoder: float32 on a processor. It is taken over: with ``float32`` it computes the same, with ``int8`` its
             linear layers become integers too.
-        precision: of the weights. All that is computed is float32; beside integers, the activations of prompts that are
-            longer than :attr:`few` tokens are multiplied in bfloat16.
+        precision: of the weights. All that is computed is float32; beside integers, the products and the
+            attention of prompts that are longer than :attr:`few` tokens are in bfloat16.
 
     Attributes:
         few: tokens of a row up to which the kernels read it.
@@ -177,7 +177,7 @@ class CompiledDecoder(nn.Module):
         else:
             self.table = Weight.of(output)
         weights = self.weights
-        use_kernels(owns, feeds, weights.qkv, weights.out, weights.gate_up, weights.down, self.rope, self.config.eps)
+        use_kernels(owns, feeds, weights.qkv, weights.out, weights.gate_up, weights.down, self.rope)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (B, L, dim) of tokens (B, L)."""

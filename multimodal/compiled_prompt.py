@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from core.native import Matrix, Weight, one_at_a_time, rms_norm_rows, rotate_rows, swiglu_rows
 from core.native.stacked import part_of
-from core.nn import Attention, Ctx, GatedMlp, Residual, RMSNorm, Rope
-from core.nn.frozen import Frozen
+from core.nn import Attention, Ctx, GatedMlp, Residual, RMSNorm, Rope, halves
+from core.nn.frozen import Frozen, Unsaved
 from core.nn.kernels import attend
 from core.nn.mask import Sight
 
-__all__ = ["Codes", "Normed", "Opened", "Turn", "in_bfloat16", "use_kernels"]
+__all__ = ["use_kernels"]
 
 
 class Codes(Frozen):
@@ -41,18 +41,17 @@ class Codes(Frozen):
         return y if self.bias is None else y.add_(self.bias)
 
 
-class Normed(nn.Module):
+class NormRows(Unsaved):
     """An RMSNorm of rows of float32.
 
     Args:
         norm: What it stands for.
-        eps: Of the decoder.
     """
 
-    def __init__(self, norm: RMSNorm, eps: float) -> None:
+    def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
         self.weight = norm.weight.detach().float().numpy()
-        self.eps = np.float32(eps)
+        self.eps = np.float32(norm.eps)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to itself."""
@@ -63,15 +62,16 @@ class Normed(nn.Module):
         return y.view(x.shape)
 
 
-class Turn(nn.Module):
+class RopeRows(nn.Module):
     """A rotary position that computes its sines once for all layers that read a prompt.
 
     Args:
-        rope: What it stands for.
+        rope: What it stands for: one axis, channels paired by :func:`core.nn.halves`.
     """
 
     def __init__(self, rope: Rope) -> None:
         super().__init__()
+        assert rope.turn is halves
         self.rope = rope
         self._held: tuple[Tensor, np.ndarray, np.ndarray] | None = None  # coords, cosine, sine
 
@@ -91,7 +91,7 @@ class Turn(nn.Module):
         return y.transpose(1, 2)
 
 
-class Opened(nn.Module):
+class SwiGLURows(Unsaved):
     """A SwiGLU.
 
     Args:
@@ -132,7 +132,6 @@ def use_kernels(
     gate_up: Matrix | Weight,
     down: Matrix | Weight,
     rope: Rope,
-    eps: float,
 ) -> None:
     """Let the branches of all layers, attention and SwiGLUs, compute with what this file has.
 
@@ -140,9 +139,8 @@ def use_kernels(
         owns, feeds: The branches; changed in place.
         qkv, out, gate_up, down: Their weights, as the compiled functions read them: (layers, out, in).
         rope: Of all layers.
-        eps: Of the norms.
     """
-    turn = Turn(rope)
+    turn = RopeRows(rope)
     for n, (own, feed) in enumerate(zip(owns, feeds, strict=True)):
         attention, mlp = own.fn, feed.fn
         assert isinstance(attention, Attention)
@@ -156,8 +154,8 @@ def use_kernels(
             attention.kernel = in_bfloat16
             mlp.down = Codes(mlp.down, down, n)  # type: ignore[assignment]
         attention.q.turn = attention.k.turn = turn
-        own.norm, feed.norm = (Normed(branch.norm, eps) for branch in (own, feed))  # type: ignore[arg-type]
-        feed.fn = Opened(type(gate_up)(*(part[n] for part in gate_up)), mlp.down)
+        own.norm, feed.norm = (NormRows(branch.norm) for branch in (own, feed))  # type: ignore[arg-type]
+        feed.fn = SwiGLURows(type(gate_up)(*(part[n] for part in gate_up)), mlp.down)
 
 
 def _numbers(rows: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a decoder does for one token, compiled for the processor at hand (numba).
+"""What a decoder does for one token, compiled for the processor at hand (numba), and some of it for many (`rows`).
 
 A step of one token is a hundred small operations on a few thousand numbers, and reads every weight once: what PyTorch
 adds to each operation is as much as the operation, and wide integers are read where 8 bits would do. Here a layer is

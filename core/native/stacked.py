@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .product import Matrix, Weight
 
-__all__ = ["layer_of", "stacked_floats", "stacked_integers"]
+__all__ = ["layer_of", "part_of", "stacked_floats", "stacked_integers"]
 
 
 def stacked_integers(layers: Sequence[Sequence[nn.Linear]]) -> Weight:

@@ -22,7 +22,8 @@ class Tokens(NamedTuple):
         coords: where a token stands, for position modules: (B or 1, L) or (B or 1, L, axes), -1 = nowhere.
             None = ``index``. Integers on purpose: FSDP2 policies cast every floating-point input.
         lengths: lengths of the packed segments as numbers of the host, so that kernels need not read the device.
-            They say that the batch is one row whose segments are each numbered 0..n-1 (:func:`core.nn.packing.pack`).
+            They say that the batch is one row whose segments are each numbered 0..n-1 (:func:`core.nn.packing.pack`);
+            where the rule is causal, padding may stand at the end of one.
     """
 
     index: Tensor | None = None  # type: ignore[assignment]  # hides tuple.index, which nobody needs here

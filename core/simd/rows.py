@@ -7,7 +7,7 @@ from numpy.polynomial import Polynomial
 
 from .team import compiled
 
-__all__ = ["EXACT", "TANH", "codes", "exact_power", "gelu", "largest", "power", "powers"]
+__all__ = ["EXACT", "TANH", "codes", "exact_power", "gelu", "largest", "power", "powers", "to_bf16"]
 
 F32, I32 = np.float32, np.int32
 LEAST = F32(-126)  # powers of two below are no normal numbers

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from core.errors import InputError
-from core.train.initial import Initial
+from core.train.initial import Initial, fill
 from core.train.rebuild import rebuild
 from diffusion.dit import DiT
 from diffusion.weights import load_denoiser
@@ -33,19 +32,10 @@ class Pretrained(Initial):
             source = rebuild(self.path).model
         else:
             source = load_denoiser(self.path, model.config if isinstance(model, DiT) else None)[0]
-        theirs, ours = source.state_dict(), model.state_dict()
-        for name in [name for name in theirs if name.startswith("label.")]:
-            if name not in ours or ours[name].shape != theirs[name].shape:
-                theirs.pop(name)
-        unlike = sorted(
-            name
-            for name in theirs.keys() | ours.keys()
-            if not name.startswith("label.")
-            and (name not in theirs or name not in ours or theirs[name].shape != ours[name].shape)
-        )
-        if unlike:
-            raise InputError(
-                f"{self.path} holds a {type(source).__name__} of another shape: {len(unlike)} tensors differ, such as "
-                f"{unlike[0]}; change the model's config"
-            )
-        model.load_state_dict(theirs, strict=False)
+        own = {name: weight for name, weight in model.state_dict().items() if name.startswith("label.")}
+        theirs = {
+            name: weight
+            for name, weight in source.state_dict().items()
+            if not name.startswith("label.") or (name in own and own[name].shape == weight.shape)
+        }
+        fill(model, own | theirs, f"the {type(source).__name__} in {self.path}")

@@ -13,20 +13,21 @@ from core.data.order import BatchOrder, Key, keys
 from core.data.sets import ItemSet, Split
 from core.errors import InputError
 from core.train.data import ItemData
-from multimodal.chat_rows import ChatWriter, Row, packed, read_tokenizer
+from multimodal.chat_rows import ChatWriter, Row, packed, packed_length, read_tokenizer
 from multimodal.chat_template import ChatTemplate
 from multimodal.tasks.seeing import Seeing
 
 __all__ = ["ChatData", "ChatExamples", "EncodedChats", "picture_number", "shown"]
 
 _MOST = 1 << 10  # pictures of a chat
+_KEPT = 1 << 25  # tokens that stay in memory, 8 bytes each
 
 
 class EncodedChats(ItemSet[list[Row]]):
     """Chats as rows of tokens.
 
     One that is too long, or has a message that is not as it must be, is one that can't be read. Where the chats are in
-    memory their tokens stay there too, since writing a chat by its template takes longer than reading it.
+    memory their tokens stay there too, up to a limit: writing a chat by its template takes longer than reading it.
 
     Args:
         chats: The set.
@@ -44,6 +45,10 @@ class EncodedChats(ItemSet[list[Row]]):
         self.context = context
         self.classes, self.labels, self.in_memory = [], None, chats.in_memory
         self._kept: dict[int, tuple[array[int], array[int]]] = {}
+        self._size = 0  # tokens of these
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}, "_size": 0}
 
     def __len__(self) -> int:
         return len(self.chats)
@@ -53,8 +58,9 @@ class EncodedChats(ItemSet[list[Row]]):
         for told, index in zip(self.chats.read(indices), indices, strict=True):
             kept = self._kept.get(index)
             row = self._row(told, index) if kept is None else Row(kept[0].tolist(), kept[1].tolist(), told.pictures)
-            if self.in_memory and kept is None:
+            if self.in_memory and kept is None and self._size + len(row.ids) <= _KEPT:
                 self._kept[index] = array("i", row.ids), array("i", row.answers)
+                self._size += len(row.ids)
             rows.append(row)
         return rows
 
@@ -135,7 +141,7 @@ class ChatData(ItemData):
         pictures: How they are shown, if the chats have any.
         format: How the data lies there.
         context: The most tokens of a chat.
-        batch_tokens: Tokens in a global batch of chats of about the same length
+        batch_tokens: Tokens, padding included, in a global batch of chats of about the same length
             (:class:`core.data.lengths.LengthOrder`), at most ``batch_size`` of them, instead of ``batch_size`` of any
             length. Every chat is read for its length first.
         batch_multiple: What the number of chats in these batches is a multiple of; by default the number of processes.
@@ -196,7 +202,7 @@ class ChatData(ItemData):
     def _training_order(self, items: ItemSet[Any]) -> BatchOrder:
         if self.batch_tokens is None:
             return super()._training_order(items)
-        lengths = [len(items.read([index])[0]) for index in range(len(items))]
+        lengths = [packed_length(items.read([index])[0]) for index in range(len(items))]
         rank, world = self._place()
         most, multiple = self.batch_size, self.batch_multiple
         return LengthOrder(lengths, self.batch_tokens, self.seed, most=most, multiple=multiple, rank=rank, world=world)

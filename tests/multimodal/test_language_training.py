@@ -58,6 +58,11 @@ def test_packed_chats_are_as_separate_rows(positions: Literal["rope", "learned"]
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-8, msg=name)
 
 
+def test_padding_is_no_picture() -> None:
+    shown = Row([1, 5, 60, 60, 7, 8], [-1, -1, 0, 0, 0, 0])  # an answer that begins with a picture
+    assert int((packed([shown])["ids"] == 60).sum()) == 2
+
+
 def test_packed_chats_look_at_their_own_pictures() -> None:
     torch.manual_seed(0)
     gates = GatedConfig(every=1, memory_dim=16, qk_norm=False)

@@ -58,7 +58,8 @@ class Pretrained(Initial):
                 raise InputError(f"{self.path} has nothing for {', '.join(new)}: expected the whole of the model")
             rank_zero_info(f"weights from {self.path}; new: {', '.join(new) or 'nothing'}")
         elif self.path.suffix == ".ckpt":
-            fill(model, rebuild(self.path).model.state_dict(), str(self.path))
+            source = rebuild(self.path).model
+            fill(model, source.state_dict(), f"the {type(source).__name__} in {self.path}")
         else:
             raise InputError(f"{self.path} can't fill a {type(model).__name__}: expected a ViT, or a .ckpt of ours")
 
