@@ -51,7 +51,7 @@ class NormRows(Unsaved):
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
         self.weight = norm.weight.detach().float().numpy()
-        self.eps = np.float32(norm.eps)  # type: ignore[arg-type]
+        self.eps = np.float32(norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to itself."""
