@@ -130,9 +130,9 @@ def packed(rows: Sequence[Row], first: int = 0) -> dict[str, Any]:
     ids, targets, answers, order = [], [], [], []
     for row, length in zip(rows, lengths, strict=True):
         rest = length - len(row)
-        said = [token for token, mine in zip(row.ids, row.answers, strict=True) if mine >= 0]
-        # an answer's last token is no picture's, which would want features
-        ids += row.ids[:-1] + (said or row.ids)[-1:] * rest
+        said = [token for token, mine in zip(row.ids, row.answers, strict=True) if mine >= 0] or row.ids
+        # the end of an answer is no picture, which would want features
+        ids += row.ids[:-1] + said[-1:] * rest
         targets += [token if mine >= 0 else IGNORED for token, mine in zip(row.ids[1:], row.answers[1:], strict=True)]
         targets += [IGNORED] * rest
         answers += [first + mine if mine >= 0 else -1 for mine in row.answers[1:]] + [-1] * rest

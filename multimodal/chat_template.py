@@ -45,6 +45,13 @@ class ChatTemplate:
         self.special = special
         self._program = _compiled(source)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "special": self.special}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a program can't be sent to another process, where one that reads ahead may begin from nothing
+        self.__dict__.update(state, _program=_compiled(state["source"]))
+
     @classmethod
     def load(cls, folder: Path | str) -> "ChatTemplate | None":
         """Return the template of a folder of Hugging Face's, or None if it has none.

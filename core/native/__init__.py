@@ -3,7 +3,7 @@
 A step of one token is a hundred small operations on a few thousand numbers, and reads every weight once: what PyTorch
 adds to each operation is as much as the operation, and wide integers are read where 8 bits would do. Here a layer is
 one compiled function. Weights are 8-bit integers or float32, the keys and values of a memory 8-bit integers, and all
-that is computed is float32.
+that is computed is float32; rows of a prompt may come and go as bfloat16.
 
 A row's result doesn't depend on the rows beside it, to the bit.
 """

@@ -1,18 +1,15 @@
 """Attention of a few new tokens: to those before them, and to a memory of 8-bit integers."""
 
-import math
-
 import numpy as np
 from numba import prange
 
-from core.simd.rows import exact_power
+from core.simd.rows import LOG2_E, exact_power
 
 from .compiled import compiled, in_parallel
 
 __all__ = ["look_around", "look_back"]
 
 F = np.float32
-LOG2_E = F(math.log2(math.e))
 
 
 @compiled

@@ -5,7 +5,6 @@ weights' 8. Sums of integers are the same in any order, those of float32 are mad
 depend on the rows beside it.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ from core.simd.dots import (
     dots_int16,
     dots_of_one,
 )
-from core.simd.rows import EXACT, exact_power, gelu
+from core.simd.rows import EXACT, gelu, silu
 
 from .compiled import as_written, compiled, in_parallel
 from .tiled import in_tiles
@@ -37,7 +36,6 @@ MANY = 24  # rows from which a tile of weights is worth being laid out
 STEPS = 127  # codes are from -127 to 127
 TINY = F(1e-30)
 MOST = 192  # rows whose sums are kept in the caches
-LOG2_E = F(math.log2(math.e))
 
 
 class Weight(NamedTuple):
@@ -260,5 +258,4 @@ def linear_swiglu(x, weight, y, threads):  # type: ignore[no-untyped-def]
         _outputs(rows, scales, weight, both, size + first, size + last)
         for i in range(len(y)):
             for o in range(first, last):
-                gate = both[i, o]
-                y[i, o] = gate / (F(1) + exact_power(-gate * LOG2_E)) * both[i, size + o]
+                y[i, o] = silu(both[i, o]) * both[i, size + o]

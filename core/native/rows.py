@@ -4,22 +4,18 @@ PyTorch's operations are a pass each, and beside its fast matrix products a thir
 bits of bfloat16 in 16-bit integers.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from core.simd.rows import exact_power, to_bf16
+from core.simd.rows import silu, to_bf16
 
 from .compiled import compiled, in_parallel
 from .pointwise import rms_norm, rotate
 
 __all__ = ["rms_norm_rows", "rotate_rows", "swiglu_rows"]
-
-F = np.float32
-LOG2_E = F(math.log2(math.e))
 
 
 def _wide(number: Any) -> Any:
@@ -58,7 +54,7 @@ def _swiglu(both, scales, bias, y):  # type: ignore[no-untyped-def]
     for k in range(size):
         gate = _wide(both[k]) * scales[k] + bias[k]
         value = _wide(both[size + k]) * scales[size + k] + bias[size + k]
-        _put(y, k, gate / (F(1) + exact_power(-gate * LOG2_E)) * value)
+        _put(y, k, silu(gate) * value)
 
 
 @in_parallel

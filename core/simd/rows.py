@@ -7,13 +7,14 @@ from numpy.polynomial import Polynomial
 
 from .team import compiled
 
-__all__ = ["EXACT", "TANH", "codes", "exact_power", "gelu", "largest", "power", "powers", "to_bf16"]
+__all__ = ["EXACT", "LOG2_E", "TANH", "codes", "exact_power", "gelu", "largest", "power", "powers", "silu", "to_bf16"]
 
 F32, I32 = np.float32, np.int32
 LEAST = F32(-126)  # powers of two below are no normal numbers
 MOST = F32(127)  # and greater ones are infinite
 STEPS, ZERO = F32(127), I32(128)  # codes are unsigned, from 1 to 255
 TINY = F32(1e-12)
+LOG2_E = F32(math.log2(math.e))
 
 
 def _fitted(values: np.ndarray, x: np.ndarray, weight: np.ndarray, degree: int) -> tuple[np.float32, ...]:
@@ -54,6 +55,12 @@ def exact_power(x):  # type: ignore[no-untyped-def]
     r = F32(x - whole)
     y = F32(E0 + r * (E1 + r * (E2 + r * (E3 + r * (E4 + r * (E5 + r * E6))))))
     return y * I32((I32(whole) + I32(127)) << I32(23)).view(np.float32)
+
+
+@compiled
+def silu(x):  # type: ignore[no-untyped-def]
+    """x / (1 + exp(-x)), as float32 has it."""
+    return x / (F32(1) + exact_power(-x * LOG2_E))
 
 
 @compiled

@@ -141,7 +141,7 @@ class ChatData(ItemData):
         pictures: How they are shown, if the chats have any.
         format: How the data lies there.
         context: The most tokens of a chat.
-        batch_tokens: Tokens, padding included, in a global batch of chats of about the same length
+        batch_tokens: Tokens, the padding of each chat included, in a global batch of chats of about the same length
             (:class:`core.data.lengths.LengthOrder`), at most ``batch_size`` of them, instead of ``batch_size`` of any
             length. Every chat is read for its length first.
         batch_multiple: What the number of chats in these batches is a multiple of; by default the number of processes.
@@ -199,10 +199,14 @@ class ChatData(ItemData):
     def _examples(self, items: ItemSet[Any], training: bool) -> Any:
         return ChatExamples(items, self.pictures, training, self.seed)
 
+    def _length(self, item: Any) -> int:
+        """Tokens of what the set gives for one number, in a packed row."""
+        return packed_length(item)
+
     def _training_order(self, items: ItemSet[Any]) -> BatchOrder:
         if self.batch_tokens is None:
             return super()._training_order(items)
-        lengths = [packed_length(items.read([index])[0]) for index in range(len(items))]
+        lengths = [self._length(items.read([index])[0]) for index in range(len(items))]
         rank, world = self._place()
         most, multiple = self.batch_size, self.batch_multiple
         return LengthOrder(lengths, self.batch_tokens, self.seed, most=most, multiple=multiple, rank=rank, world=world)

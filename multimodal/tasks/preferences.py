@@ -19,7 +19,7 @@ from core.train.initial import Initial
 from core.train.optim import Optim
 from core.train.processes import world_size
 from core.train.schedule import Schedule
-from multimodal.chat_rows import IGNORED, Row, packed
+from multimodal.chat_rows import IGNORED, Row, packed, packed_length
 from multimodal.tasks.chat_data import ChatData, EncodedChats, shown
 from multimodal.tasks.tongue import Batch, Tongue, TongueTask, decoder_of, share, states_of
 
@@ -183,6 +183,9 @@ class PreferenceData(ChatData):
 
     def _examples(self, items: ItemSet[Any], training: bool) -> Any:
         return _PairExamples(self, items, training)
+
+    def _length(self, item: Any) -> int:
+        return sum(packed_length(row) for row in item)
 
 
 def _chat(before: list[Any], said: Any) -> list[Any]:

@@ -114,6 +114,12 @@ def compiled(exact: Decoder, precision: Any) -> CompiledDecoder:
     return CompiledDecoder(copy, precision)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_its_weights_are_not_saved_in_part(exact: Decoder, precision: str) -> None:
+    with pytest.raises(TypeError, match="use the exact model"):
+        compiled(exact, precision).state_dict()
+
+
 @pytest.mark.parametrize("chunk", [16, 512])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @torch.inference_mode()

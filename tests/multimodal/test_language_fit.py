@@ -149,7 +149,7 @@ def test_resumed_is_not_stopped(kind: Any, root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param(of_chats, marks=pytest.mark.thorough), of_pictures])
+@pytest.mark.parametrize("kind", [of_chats, of_pictures])
 def test_two_processes_learn_what_one_does(kind: Any, root: Path, tmp_path: Path) -> None:
     given = options(tmp_path, kind(root))
     assert main([*given, "--name", "one"]) == 0

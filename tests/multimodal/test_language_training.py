@@ -1,12 +1,15 @@
 """Training of language models: packed chats are as separate rows, DPO is the paper's, frozen parts stay."""
 
+import pickle
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tongues import ASSET, NAMES, chats, write_lines
 from torch import nn
 
 from core.nn import Ctx
@@ -16,8 +19,9 @@ from core.train.qlora import QLoRA
 from multimodal.chat_rows import IGNORED, ChatWriter, Row, packed, read_tokenizer
 from multimodal.chat_template import ChatTemplate
 from multimodal.decoder import Decoder, DecoderConfig
+from multimodal.tasks.chat_data import ChatData, EncodedChats
 from multimodal.tasks.language import LanguageModeling, answered, hits
-from multimodal.tasks.preferences import answer_log_probs, dpo_losses
+from multimodal.tasks.preferences import PreferenceData, answer_log_probs, dpo_losses
 from multimodal.vlm.gated import GatedConfig, GatedVisionLanguageModel
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -63,6 +67,33 @@ def test_padding_is_no_picture() -> None:
     assert int((packed([shown])["ids"] == 60).sum()) == 2
 
 
+@pytest.mark.parametrize(("kind", "budget"), [(ChatData, 320), (PreferenceData, 128)])
+def test_batches_of_tokens_count_the_padding(kind: type[ChatData], budget: int, tmp_path: Path) -> None:
+    pairs = [{"prompt": "what is it?", "chosen": f"a {name}", "rejected": "no"} for name in NAMES * 40]
+    write_lines(tmp_path / "train.jsonl", chats(80) if kind is ChatData else pairs)
+    data = kind(str(tmp_path), str(ASSET), batch_tokens=budget, hold_out=0.2)
+    sizes = []
+    for batch in islice(data.train_dataloader(), 8):
+        segment = batch["tokens"].segment[batch["tokens"].index >= 0]
+        lengths = segment.unique(return_counts=True)[1]
+        assert 16 * int(lengths.div(16).ceil().sum()) <= budget
+        sizes.append(len(lengths))
+    assert max(sizes) > 2  # more than one chat, or pair
+
+
+def test_chats_are_written_once(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", chats())
+    data = ChatData(str(tmp_path), str(ASSET), hold_out=0.2)
+    encoded = data._read("train")
+    assert isinstance(encoded, EncodedChats)
+    expected = encoded.read([3, 5])
+    restored = pickle.loads(pickle.dumps(encoded))
+    encoded.writer = None  # type: ignore[assignment]
+    assert encoded.read([5, 3]) == expected[::-1]
+    assert not restored._kept  # no process is sent what it can write
+    assert restored.read([3, 5]) == expected
+
+
 def test_packed_chats_look_at_their_own_pictures() -> None:
     torch.manual_seed(0)
     gates = GatedConfig(every=1, memory_dim=16, qk_norm=False)
@@ -71,13 +102,13 @@ def test_packed_chats_look_at_their_own_pictures() -> None:
     ).double()
     for parameter in tongue.parameters():
         nn.init.normal_(parameter, std=0.3)
-    chats = [Row([383, *row.ids], [-1, *row.answers]) for row in rows()]
-    images = torch.randn(len(chats), 3, 16, dtype=torch.float64)
-    batch = packed(chats)
+    seeing = [Row([383, *row.ids], [-1, *row.answers]) for row in rows()]
+    images = torch.randn(len(seeing), 3, 16, dtype=torch.float64)
+    batch = packed(seeing)
     with torch.no_grad():
         whole = tongue(batch["ids"], Ctx(batch["tokens"]), images).x[0]
         found = whole.split(list(batch["tokens"].lengths))
-        for row, seen, image in zip(chats, found, images, strict=True):
+        for row, seen, image in zip(seeing, found, images, strict=True):
             alone = tongue(torch.tensor(row.ids)[None, :-1], images=image[None]).x[0]
             torch.testing.assert_close(seen[: len(row)], alone)
 
